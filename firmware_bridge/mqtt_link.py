@@ -1,0 +1,271 @@
+"""The MQTT link session: one MQTT 3.1.1 connection kept up for ever, with paho's traps handled here and nowhere else.
+
+What paho leaves to its user, and what is done about it:
+
+* An exception in a callback ends the network thread while `is_connected()` stays true: every callback is wrapped.
+* A message published while disconnected waits in RAM and is dropped silently past 65,535: `publish` refuses instead, so
+  the caller keeps its message, and each connection has a client of its own, so that nothing old is left to resend.
+* A failed connection is retried at a fixed pace by everyone at once: the back-off here is exponential with jitter.
+* Subscriptions are forgotten with a clean session: they are renewed at each connect, and the link counts as connected
+  only when the broker has granted them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.reasoncodes import ReasonCode
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 0.25
+BACKOFF_MOST_S = 10.0
+HANDSHAKE_S = 10.0
+"""How long the broker may take from the TCP connection to the last granted subscription."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker listens."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+def parse_url(url: str) -> BrokerAddress:
+    """The address in `mqtt://host:port` or `mqtts://host:port`. Raises ValueError with the expected form."""
+    parts = urlsplit(url)
+    expected = f"expected mqtt://host:port or mqtts://host:port, found {url!r}"
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.username:
+        raise ValueError(expected)
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    tls = parts.scheme == "mqtts"
+    return BrokerAddress(parts.hostname, port or (8883 if tls else 1883), tls)
+
+
+class MqttLink:
+    """One connection to a broker, renewed in the background until `stop`.
+
+    `on_message(topic, payload)` and `on_connection(connected, detail)` run on a thread of the link and must be quick.
+    After a refused sign-in `refusal` holds the broker's reason until the next connection succeeds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client_id: str,
+        on_message: Callable[[str, bytes], None],
+        on_connection: Callable[[bool, str], None],
+        user: str | None = None,
+        password: str | None = None,
+        ca_file: Path | None = None,
+        will: tuple[str, bytes] | None = None,
+        keepalive_s: int = 15,
+        max_inflight: int = 256,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._address = parse_url(url)
+        self._client_id = client_id
+        self._user = user
+        self._password = password
+        self._ca_file = ca_file
+        self._will = will
+        self._keepalive_s = keepalive_s
+        self._max_inflight = max_inflight
+        self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        self._on_message = on_message
+        self._on_connection = on_connection
+        self._subscriptions: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._client: paho.Client | None = None
+        self._waiting: set[int] = set()
+        self._ended = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._why = ""
+        self.connected = False
+        self.refusal: str | None = None
+        self.counters: dict[str, int] = {
+            "connects": 0,
+            "disconnects": 0,
+            "refused_connects": 0,
+            "refused_subscriptions": 0,
+            "refused_publishes": 0,
+            "callback_errors": 0,
+        }
+
+    def start(self) -> None:
+        """Connect in the background, and again whenever the connection is lost."""
+        self._thread = threading.Thread(target=self._run, name=f"mqtt {self._address.host}", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Disconnect in order (the broker does not send the will) and end the threads. Safe to call again."""
+        self._stopping.set()
+        client = self._client
+        if client is not None:
+            client.disconnect()
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def subscribe(self, topic: str, qos: int = 1) -> None:
+        """Hear `topic` on this and on every later connection."""
+        with self._lock:
+            self._subscriptions[topic] = qos
+            client = self._client
+            if client is not None and client.is_connected():
+                self._request(client, topic, qos)
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1) -> bool:
+        """Hand a message to the broker; False where it was not taken, and then the caller still has it.
+
+        True is no promise of storage, only that the message is on its way.
+        """
+        client = self._client
+        if client is None or not self.connected:
+            self.counters["refused_publishes"] += 1
+            return False
+        info = client.publish(topic, payload, qos)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self.counters["refused_publishes"] += 1
+            return False
+        return True
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            self._ended.clear()
+            connected_before = self.counters["connects"]
+            client = self._new_client()
+            try:
+                client.connect(self._address.host, self._address.port, self._keepalive_s)
+            except (OSError, ValueError) as error:
+                self._down(f"{self._address.host}:{self._address.port}: {error}")
+            else:
+                self._client = client
+                client.loop_start()
+                self._wait_for_end(client)
+                self._client = None
+                client.loop_stop()
+                self._down(self._why)
+            attempt = 0 if self.counters["connects"] > connected_before else attempt + 1
+            pause = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**attempt)
+            self._stopping.wait(pause * self._rng.uniform(0.5, 1.0))
+
+    def _wait_for_end(self, client: paho.Client) -> None:
+        if not self._ended.wait(HANDSHAKE_S) and not self.connected:
+            self._why = f"no answer within {HANDSHAKE_S:.0f} s"
+            client.disconnect()
+            return
+        self._ended.wait()
+
+    def _new_client(self) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=True,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.max_inflight_messages_set(self._max_inflight)
+        client.max_queued_messages_set(self._max_inflight)
+        if self._user is not None:
+            client.username_pw_set(self._user, self._password)
+        if self._address.tls:
+            context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else None)
+            client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
+        if self._will is not None:
+            client.will_set(self._will[0], self._will[1], qos=1)
+
+        def on_connect(_c: paho.Client, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
+            self._guard(self._connected, client, reason)
+
+        def on_disconnect(_c: paho.Client, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
+            if reason.is_failure and not self._why:
+                self._why = str(reason)
+            self._ended.set()
+
+        def on_subscribe(_c: paho.Client, _u: Any, mid: int, reasons: list[ReasonCode], _p: Any) -> None:
+            self._guard(self._granted, mid, reasons)
+
+        def on_publish(_c: paho.Client, _u: Any, _mid: int, reason: ReasonCode, _p: Any) -> None:
+            if reason.is_failure:
+                self.counters["refused_publishes"] += 1
+
+        def on_message(_c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
+            self._guard(self._on_message, message.topic, message.payload)
+
+        client.on_connect = on_connect
+        client.on_disconnect = on_disconnect
+        client.on_subscribe = on_subscribe
+        client.on_publish = on_publish
+        client.on_message = on_message
+        return client
+
+    def _guard(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception:
+            # Whatever a callback raises would end the network thread with nobody told.
+            self.counters["callback_errors"] += 1
+            log.exception("a callback of the MQTT link failed")
+
+    def _connected(self, client: paho.Client, reason: ReasonCode) -> None:
+        if reason.is_failure:
+            self.counters["refused_connects"] += 1
+            self.refusal = str(reason)
+            self._why = f"refused: {reason}"
+            return
+        self.refusal = None
+        self._why = ""
+        with self._lock:
+            self._waiting.clear()
+            for topic, qos in self._subscriptions.items():
+                self._request(client, topic, qos)
+            if self._waiting:
+                return
+        self._up()
+
+    def _request(self, client: paho.Client, topic: str, qos: int) -> None:
+        code, mid = client.subscribe(topic, qos)
+        if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
+            self._waiting.add(mid)
+
+    def _granted(self, mid: int, reasons: list[ReasonCode]) -> None:
+        refused = sum(1 for reason in reasons if reason.is_failure)
+        if refused:
+            self.counters["refused_subscriptions"] += refused
+            log.warning("the broker refused %d subscription(s): the account may not hear that topic", refused)
+        with self._lock:
+            self._waiting.discard(mid)
+            ready = not self._waiting and not self.connected
+        if ready:
+            self._up()
+
+    def _up(self) -> None:
+        self.connected = True
+        self.counters["connects"] += 1
+        self._on_connection(True, "")
+
+    def _down(self, why: str) -> None:
+        if self.connected:
+            self.counters["disconnects"] += 1
+        self.connected = False
+        self._why = ""
+        self._guard(self._on_connection, False, why)
