@@ -29,3 +29,11 @@ class SettingsInvalid(EdgeError):
         super().__init__("\n".join(problem.line(file) for problem in problems))
         self.file = file
         self.problems = problems
+
+
+class DataFolderInUse(EdgeError):
+    """Stop the other agent or name another folder: two agents must never share a spool."""
+
+
+class SpoolUnavailable(EdgeError):
+    """Keep the batches and try again: the disk does not take them now (full, read-only)."""

@@ -57,7 +57,15 @@ class BoundChannel:
 
 
 class AgentFacts(Protocol):
-    """What the agent knows of itself, for the `agent` protocol."""
+    """What the agent knows of itself, for the `agent` protocol (`health.py`)."""
+
+    def link_rtt_ms(self) -> float | None:
+        """Time from publishing a batch to the hub's acknowledgement; None before the first and while cut off."""
+        ...
+
+    def data_age_s(self, kit: str) -> float | None:
+        """Time since the equipment of the kit was last heard, the most silent connection counting; None before."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,10 @@ class Source(Protocol):
         ...
 
     def readings(self) -> AsyncIterator[Reading]:
-        """What the equipment says, for ever. Ends only by SourceUnavailable or cancellation."""
+        """What the equipment says, for ever. Ends only by SourceUnavailable or cancellation.
+
+        An empty list is a sign of life: nothing has changed, the equipment is there.
+        """
         ...
 
     async def close(self) -> None:

@@ -96,9 +96,10 @@ class Requirement(Term):
 class Condition(_Part):
     """When an alarm is true.
 
-    `eq` to `le` compare the channel with `value`; `unchanged` is true when the channel has kept its value for `value`
-    seconds; `share_gt` is true when this counter grew by more than the share `value` of its own and `against`'s growth
-    over the last `window` counts. Every term of `only_while` must be true too.
+    `eq` to `le` compare the channel with `value` (of an enum: the name of the state); `unchanged` is true when the
+    channel has moved by no more than its deadband for `value` seconds; `share_gt` is true when this counter grew by
+    more than the share `value` of its own and `against`'s growth over the last `window` counts. Every term of
+    `only_while` must be true too.
     """
 
     op: Literal["eq", "ne", "gt", "ge", "lt", "le", "unchanged", "share_gt"]
@@ -164,8 +165,13 @@ class Channel(_Part):
     deadband: float | None = Field(default=None, ge=0)
     values: tuple[EnumValue, ...] = ()
     limits: Limits | None = None
+    limits_when: dict[str, Limits] = Field(
+        default_factory=dict, description="limits in place of `limits` for another fitting, by its name: dry electrodes"
+    )
     alarms: tuple[Alarm, ...] = ()
     safety: bool = False
+    optional: bool = Field(default=False, description="only some kits of the model have it; no data is no fault")
+    note: Label | None = Field(default=None, description="what one must know to read the value rightly")
     standard_name: str | None = Field(default=None, description="the name in a companion standard, e.g. OPC 40010-1")
     connection: str
     address: dict[str, Any] = Field(default_factory=dict, description="given meaning by the connection's protocol")
@@ -180,7 +186,7 @@ class Channel(_Part):
             raise ValueError("expected each value and each id of `values` once")
         if self.min is not None and self.max is not None and self.min >= self.max:
             raise ValueError(f"expected min < max, found {self.min} and {self.max}")
-        if self.limits is not None and self.kind not in (ValueKind.INT, ValueKind.FLOAT):
+        if (self.limits is not None or self.limits_when) and self.kind not in (ValueKind.INT, ValueKind.FLOAT):
             raise ValueError("expected limits on kind int or float only")
         return self
 
@@ -233,6 +239,9 @@ class Argument(_Part):
     min_items: int | None = Field(default=None, ge=1, description="with max_items: a list of that many values")
     max_items: int | None = Field(default=None, ge=1)
     values: tuple[str, ...] = ()
+    allowed: tuple[float, ...] = Field(default=(), description="the numbers that may be chosen; left out: any in range")
+    apart_min: float | None = Field(default=None, gt=0, description="least difference between any two of a list")
+    no_multiples: bool = Field(default=False, description="no item of a list is a whole multiple of another")
 
 
 class Command(_Part):
@@ -244,6 +253,9 @@ class Command(_Part):
     arguments: tuple[Argument, ...] = ()
     allowed_in: tuple[str, ...] | None = Field(default=None, description="states of `state_channel`; left out: any")
     requires: tuple[Requirement, ...] = ()
+    refused_by_alarm: Severity | None = Field(
+        default=None, description="refused while an alarm of this severity or a graver one is active"
+    )
     motion: bool = False
     always: bool = Field(default=False, description="needs no lease and skips every queue: stop and disarm only")
     warning_s: float = Field(default=0.0, ge=0, description="light and sound before motion")
@@ -269,6 +281,8 @@ class Heartbeat(_Part):
 
     hold_s: float | None = Field(default=None, gt=0)
     safe_s: float = Field(gt=0)
+    connection: str | None = Field(default=None, description="the link on which the equipment itself hears it")
+    address: dict[str, Any] = Field(default_factory=dict)
 
 
 class Criterion(_Part):
@@ -379,6 +393,8 @@ class KitModel(_Part):
                     _known(place, other.channel, channels, "channel", faults)
             for j, state in enumerate(command.allowed_in or ()):
                 _known(f"commands[{i}].allowed_in[{j}]", state, states, f"state of {self.state_channel}", faults)
+        if self.heartbeat.connection is not None:
+            _known("heartbeat.connection", self.heartbeat.connection, connections, "connection", faults)
         for i, task in enumerate(self.tasks):
             for j, criterion in enumerate(task.criteria):
                 for k, channel_id in enumerate(criterion.channels):
@@ -434,6 +450,9 @@ def parse_kit_model(text: str, file: str) -> KitModel:
         raise KitModelInvalid(file, list(problems_of(error))) from None
 
 
+_PLAIN = {"missing": "expected this key, it is missing", "extra_forbidden": "expected no such key"}
+
+
 def problems_of(error: ValidationError) -> Iterable[Problem]:
     """Each fault of a pydantic error, with a place such as `channels[3].unit` and the expected value."""
     for fault in error.errors(include_url=False):
@@ -446,9 +465,12 @@ def problems_of(error: ValidationError) -> Iterable[Problem]:
                 inner, _, expected = line.partition(": ")
                 yield Problem(inner, expected) if expected else Problem("", line)
             continue
+        if fault["type"] in _PLAIN:
+            yield Problem(place, _PLAIN[fault["type"]])
+            continue
         found = fault.get("input")
-        shown = "" if isinstance(found, Mapping | list) or fault["type"] == "missing" else f", found {found!r:.80}"
-        yield Problem(place, message + ("" if "found" in message else shown))
+        shown = "" if isinstance(found, Mapping | list) else f", found {found!r:.80}"
+        yield Problem(place, message[:1].lower() + message[1:] + ("" if "found" in message else shown))
 
 
 def load_kit_model(path: Path) -> KitModel:

@@ -1,0 +1,1 @@
+"""Who may enter: people, passwords, sessions, and what each role may call."""

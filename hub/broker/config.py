@@ -1,0 +1,122 @@
+"""What the broker is told: accounts with MQTT topic filters in, the text of NATS configuration files out. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab_contract.batch import MAX_BYTES
+from lab_contract.topics import ROOT, Kind, every_edge, topic
+
+HUB_USER = "hub"
+HEARTBEAT_TOPIC = f"{ROOT}-hub/heartbeat"
+"""The hub hears itself here: the proof that the broker passes messages on."""
+MAX_PAYLOAD = MAX_BYTES + 1024 * 1024
+"""Above the largest batch, so that a batch at its limit is refused by nobody."""
+MAX_ACK_PENDING = 8192
+USERS_FILE = "users.conf"
+
+_USER = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,62}[a-zA-Z0-9])?\Z")
+_BCRYPT = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}\Z")
+_LEVEL = re.compile(r"[A-Za-z0-9_-]+\Z")
+
+
+@dataclass(frozen=True)
+class BrokerAccount:
+    """A user of the broker: `password_hash` is bcrypt's, `publish` and `subscribe` are MQTT topic filters."""
+
+    user: str
+    password_hash: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def edge_account(user: str, edge: str, password_hash: str) -> BrokerAccount:
+    """The account of an edge agent: what it may say and hear, and nothing of any other edge."""
+    return BrokerAccount(
+        user,
+        password_hash,
+        publish=(topic(edge, Kind.UP), topic(edge, Kind.REPLY), topic(edge, Kind.STATUS)),
+        subscribe=(f"{ROOT}/{edge}/down/#",),
+    )
+
+
+def hub_account(password_hash: str) -> BrokerAccount:
+    """The hub's own account."""
+    return BrokerAccount(
+        HUB_USER,
+        password_hash,
+        publish=(every_edge(Kind.ACK), every_edge(Kind.COMMAND), HEARTBEAT_TOPIC),
+        subscribe=(every_edge(Kind.UP), every_edge(Kind.REPLY), every_edge(Kind.STATUS), HEARTBEAT_TOPIC),
+    )
+
+
+def subjects(topic_filter: str) -> list[str]:
+    """The NATS subjects that an MQTT topic filter stands for.
+
+    `a/#` also matches `a` in MQTT, `a.>` does not match `a` in NATS: hence two. Raises ValueError for a filter with a
+    level that has no plain counterpart (empty, a dot, a blank).
+    """
+    levels = topic_filter.split("/")
+    names: list[str] = []
+    for place, level in enumerate(levels):
+        if level == "#" and place == len(levels) - 1:
+            names.append(">")
+        elif level == "+":
+            names.append("*")
+        elif _LEVEL.match(level):
+            names.append(level)
+        else:
+            raise ValueError(f"topic filter {topic_filter!r}: expected levels of letters, digits, '_', '-' between '/'")
+    subject = ".".join(names)
+    return [subject, ".".join(names[:-1])] if names[-1] == ">" and len(names) > 1 else [subject]
+
+
+def users_text(accounts: Iterable[BrokerAccount]) -> str:
+    """The included file with every user. Raises ValueError where an account is not fit to stand in it."""
+    lines = ["# Written by the hub at each start and change; holds password hashes.", "users: ["]
+    seen: set[str] = set()
+    for account in accounts:
+        if not _USER.match(account.user) or account.user in seen:
+            raise ValueError(f"broker user {account.user!r}: expected each name once, of letters, digits, '_' and '-'")
+        # The broker would take anything else for the password itself.
+        if not _BCRYPT.match(account.password_hash):
+            raise ValueError(f"broker user {account.user!r}: expected a bcrypt hash of the password")
+        seen.add(account.user)
+        lines.append(
+            f'  {{user: "{account.user}", password: "{account.password_hash}", permissions: {{'
+            f"publish: {_rule(account.publish)}, subscribe: {_rule(account.subscribe)}}}}}"
+        )
+    return "\n".join([*lines, "]", ""])
+
+
+def _rule(filters: tuple[str, ...]) -> str:
+    allowed = [f'"{subject}"' for topic_filter in filters for subject in subjects(topic_filter)]
+    # An empty list of allowed subjects would allow everything.
+    return f"{{allow: [{', '.join(allowed)}]}}" if allowed else '{deny: [">"]}'
+
+
+def server_text(folder: Path, port: int, users_file: str = USERS_FILE) -> str:
+    """The broker's configuration: MQTT and NATS listeners on loopback, file storage in `folder`."""
+
+    def path(name: str) -> str:
+        return '"' + (folder / name).as_posix().replace('"', '\\"') + '"'
+
+    return f"""# Written by the hub at each start.
+server_name: "epip-hub"
+listen: "127.0.0.1:-1"
+max_payload: {MAX_PAYLOAD}
+max_pending: {16 * MAX_PAYLOAD}
+log_file: {path("broker.log")}
+logfile_size_limit: 4194304
+logfile_max_num: 3
+ports_file_dir: {path("ports")}
+jetstream {{ store_dir: {path("jetstream")} }}
+mqtt {{ listen: "127.0.0.1:{port}", max_ack_pending: {MAX_ACK_PENDING} }}
+authorization {{
+  timeout: 5
+  include "{users_file}"
+}}
+"""

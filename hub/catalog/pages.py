@@ -1,0 +1,154 @@
+"""Beside the line: workshops and kits as pages; receives the catalog and the live view, hands on HTML.
+
+A page shows what the hub knows at the moment of asking, so that it reads without JavaScript; its island takes over from
+there through the WebSocket.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from markupsafe import Markup
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from hub.accounts.access import SignedIn
+from hub.accounts.person import Person
+from hub.catalog import panel
+from hub.catalog.panel import KitNow, Panel
+from hub.catalog.service import Kit, Workshop
+from hub.parts import HubParts, Parts
+from hub.web.formats import LANGUAGES
+from hub.web.render import Crumb, json_block, language, page
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+
+@router.get("/")
+def workshops(request: Request, hub: Parts, person: SignedIn) -> Response:
+    """The workshops; with only one there is nothing to choose."""
+    found = hub.catalog.workshops()
+    if len(found) == 1:
+        return RedirectResponse(f"/workshops/{found[0].id}", 303)
+    code, now_ns = _language(person), hub.clock.time_ns()
+    entries = [
+        {
+            **panel.workshop_facts(workshop, code),
+            "kits": len(workshop.kits),
+            "worst": panel.worst_state(kit_now(hub, kit, now_ns).state for kit in workshop.kits),
+        }
+        for workshop in found
+    ]
+    return page(request, "workshops.html", now_ns=now_ns, workshops=entries)
+
+
+@router.get("/workshops/{workshop_id}")
+def workshop_page(request: Request, hub: Parts, person: SignedIn, workshop_id: str) -> HTMLResponse:
+    """One workshop at a glance. Raises NotFound."""
+    workshop, now_ns = hub.catalog.workshop(workshop_id), hub.clock.time_ns()
+    now = {kit.id: kit_now(hub, kit, now_ns) for kit in workshop.kits}
+    return page(
+        request,
+        "workshop.html",
+        now_ns=now_ns,
+        path=[Crumb(workshop.name.text(_language(person)))],
+        **workshop_context(workshop, now, person, now_ns),
+    )
+
+
+@router.get("/kits/{kit_id}")
+def kit_page(request: Request, hub: Parts, person: SignedIn, kit_id: str) -> HTMLResponse:
+    """One kit as its kit model describes it. Raises NotFound."""
+    kit, now_ns = hub.catalog.kit(kit_id), hub.clock.time_ns()
+    workshop, code = hub.catalog.workshop(kit.workshop), _language(person)
+    path = [
+        Crumb(workshop.name.text(code), f"/workshops/{workshop.id}"),
+        Crumb(kit.name.text(code)),
+    ]
+    context = kit_context(kit, workshop, kit_now(hub, kit, now_ns), person, now_ns)
+    return page(request, "kit.html", now_ns=now_ns, path=path, **context)
+
+
+def kit_now(hub: HubParts, kit: Kit, now_ns: int) -> KitNow:
+    """The line's live view of a kit, as the pages need it."""
+    raise NotImplementedError
+
+
+def _language(person: Person) -> str:
+    return person.language if person.language in LANGUAGES else "en"
+
+
+def workshop_context(workshop: Workshop, now: dict[str, KitNow], person: Person, now_ns: int) -> dict[str, Any]:
+    """What the workshop's template needs."""
+    code = _language(person)
+    words = language(code).words
+    cards = [Panel(kit, now[kit.id], code, words, now_ns).card() for kit in workshop.kits]
+    kits = {
+        kit.id: {
+            "states": panel.state_labels(kit.model.channel_by_id[kit.model.state_channel], code),
+            "alarms": panel.alarm_labels(kit.model, code, words),
+            "connections": panel.connection_labels(kit.model, code),
+        }
+        for kit in workshop.kits
+    }
+    data = {
+        **_link_data(f"/live/workshops/{workshop.id}", workshop, person, now_ns),
+        "words": {name: words[name] for name in ("age", "link", "state", "severity", "connection", "card", "value")},
+        "kits": kits,
+    }
+    return {
+        "workshop": panel.workshop_facts(workshop, code),
+        "cards": cards,
+        "data": Markup(json_block(data)),  # noqa: S704 - json_block escapes what could end the element
+    }
+
+
+def kit_context(kit: Kit, workshop: Workshop, now: KitNow, person: Person, now_ns: int) -> dict[str, Any]:
+    """What the kit's template needs."""
+    code = _language(person)
+    words = language(code).words
+    shown = Panel(kit, now, code, words, now_ns)
+    streams = panel.stream_data(kit.model, code)
+    data = {
+        **_link_data(f"/live/kits/{kit.id}", workshop, person, now_ns),
+        "kit": kit.id,
+        "words": {
+            name: words[name]
+            for name in ("age", "alarms", "bool", "card", "connection", "link", "severity", "state", "strip", "trend", "value")
+        },
+        "channels": panel.channel_data(kit.model, code),
+        "alarms": panel.alarm_labels(kit.model, code, words),
+        "connections": panel.connection_labels(kit.model, code),
+        "streams": [{name: s[name] for name in ("index", "rate", "channels")} for s in streams],
+        "chosen": panel.first_trends(kit.model),
+        "values": [
+            [name, latest.t / 1e6, latest.value, latest.text, latest.quality] for name, latest in now.values.items()
+        ],
+        "state": {
+            "state": now.state,
+            "data_t_ms": None if now.data_t is None else now.data_t / 1e6,
+            "connections": [{"id": link.id, "state": link.state, "detail": link.detail} for link in now.links],
+        },
+    }
+    return {
+        "workshop": panel.workshop_facts(workshop, code),
+        "kit": shown.card(),
+        "states": shown.states(),
+        "stations": shown.stations(),
+        "streams": streams,
+        "trend_choice": panel.trend_choice(kit.model, code),
+        "data": Markup(json_block(data)),  # noqa: S704 - json_block escapes what could end the element
+    }
+
+
+def _link_data(live: str, workshop: Workshop, person: Person, now_ns: int) -> dict[str, Any]:
+    code = _language(person)
+    return {
+        "live": live,
+        "now_ms": now_ns // 1_000_000,
+        "language": code,
+        "zone": person.zone,
+        "workshop_zone": workshop.zone,
+        "mine": language(code).words["card"]["mine"],
+        "stale_ms": int(panel.STALE_S * 1000),
+    }

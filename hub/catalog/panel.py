@@ -1,0 +1,386 @@
+"""Beside the line: what the workshop and kit pages show of a kit. Pure: receives the kit and its live view, hands on
+rows, bars, ages and the JSON that the islands start from, in the reader's language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hub.catalog.service import Kit, Workshop
+from hub.web import formats
+from hub.web.words import Words
+from lab_contract.kit import Alarm, Channel, KitModel, Limits, Stream, ValueKind
+
+NS_PER_S = 1_000_000_000
+STALE_S = 5.0
+"""Data of a connection older than this is stale and never shown as live."""
+LEAST_AGE_SHOWN_S = 1.0
+"""Batching alone makes fast values up to this old."""
+SERIES_COLOURS = 8
+FIRST_TRENDS = 3
+LIMITS = ("lo_lo", "lo", "hi", "hi_hi")
+SEVERITIES = ("warning", "high", "critical")
+STATES = ("ready", "control", "empty", "warning", "stale", "offline", "alarm")
+"""What a kit can be at a glance, least urgent first."""
+
+
+class Latest(Protocol):
+    """The newest value of a channel."""
+
+    @property
+    def t(self) -> int: ...  # noqa: D102 - UTC ns
+
+    @property
+    def value(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def text(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def quality(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveAlarm:
+    """An alarm that is true now; a limit's id is the limit's name."""
+
+    channel: str
+    id: str
+    severity: str
+    since_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An active alarm as shown."""
+
+    severity: str
+    label: str
+    since_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A kit on the page of its workshop."""
+
+    id: str
+    label: str
+    model: str
+    state: str
+    state_label: str
+    state_text: str
+    age_s: float | None
+    alarms: tuple[Trouble, ...]
+    connections: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connection of a kit: `state` is connecting, running, waiting, stopped or unknown."""
+
+    id: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KitNow:
+    """A kit at this moment: `state` is one of STATES, `values` the newest by channel, `data_t` the newest of all."""
+
+    state: str
+    data_t: int | None
+    values: Mapping[str, Latest]
+    alarms: tuple[ActiveAlarm, ...]
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A value against its range, in percent of the range: where the fill begins, its width, where the limits stand."""
+
+    x: float
+    width: float
+    limits: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One channel as shown."""
+
+    id: str
+    label: str
+    text: str
+    unit: str
+    age_s: float | None
+    severity: str | None
+    old: bool
+    bar: Bar | None
+
+
+@dataclass(frozen=True, slots=True)
+class StationRows:
+    """The channels of one station."""
+
+    id: str
+    label: str
+    rows: tuple[Row, ...]
+
+
+class Panel:
+    """A kit at this moment in one language."""
+
+    def __init__(self, kit: Kit, now: KitNow, language: str, words: Words, now_ns: int) -> None:
+        self.kit, self.model, self.now, self.language, self.words, self.now_ns = kit, kit.model, now, language, words, now_ns
+        self.values = now.values
+        self._broken = frozenset(link.id for link in now.links if link.state != "running")
+        self._newest: dict[str, int] = {}
+        for channel in self.model.channels:
+            latest = now.values.get(channel.id)
+            if latest is not None:
+                before = self._newest.get(channel.connection)
+                self._newest[channel.connection] = latest.t if before is None else max(before, latest.t)
+        self._worst: dict[str, str] = {}
+        for alarm in now.alarms:
+            worst = self._worst.get(alarm.channel)
+            if worst is None or SEVERITIES.index(alarm.severity) > SEVERITIES.index(worst):
+                self._worst[alarm.channel] = alarm.severity
+
+    def card(self) -> Card:
+        """The kit at a glance."""
+        labels = alarm_labels(self.model, self.language, self.words)
+        return Card(
+            id=self.kit.id,
+            label=self.kit.name.text(self.language),
+            model=self.model.label.text(self.language),
+            state=self.now.state,
+            state_label=self.model.channel_by_id[self.model.state_channel].label.text(self.language),
+            state_text=self._text(self.model.channel_by_id[self.model.state_channel]),
+            age_s=None if self.now.data_t is None else (self.now_ns - self.now.data_t) / NS_PER_S,
+            alarms=tuple(
+                Trouble(a.severity, labels.get(f"{a.channel}/{a.id}", f"{a.channel} {a.id}"), a.since_ns)
+                for a in self.now.alarms
+            ),
+            connections=tuple(self._link_text(link) for link in self.now.links if link.state != "running"),
+        )
+
+    def _link_text(self, link: Link) -> str:
+        name = connection_labels(self.model, self.language).get(link.id, link.id)
+        word = self.words["connection"].get(link.state, link.state)
+        return f"{name}: {word}" + (f" ({link.detail})" if link.detail else "")
+
+    def states(self) -> list[Row]:
+        """What a person asks first: the kit's state, its other states, and what concerns safety."""
+        return [self._row(channel) for channel in self.model.channels if is_state(channel, self.model)]
+
+    def stations(self) -> list[StationRows]:
+        """The other channels by station, without those that are drawn as a strip chart."""
+        found: list[StationRows] = []
+        for station in self.model.stations:
+            rows = [
+                self._row(channel)
+                for channel in self.model.channels
+                if channel.station == station.id
+                and not is_state(channel, self.model)
+                and channel.id not in self.model.stream_channels
+            ]
+            if rows:
+                found.append(StationRows(station.id, station.label.text(self.language), tuple(rows)))
+        return found
+
+    def _row(self, channel: Channel) -> Row:
+        latest = self.values.get(channel.id)
+        newest = self._newest.get(channel.connection)
+        gone = channel.connection in self._broken or newest is None or (self.now_ns - newest) / NS_PER_S > STALE_S
+        age: float | None = None
+        if latest is not None and channel.rate_hz is not None:
+            seconds = (self.now_ns - latest.t) / NS_PER_S
+            age = seconds if seconds > max(2 * period_s(channel), LEAST_AGE_SHOWN_S) else None
+        return Row(
+            id=channel.id,
+            label=channel.label.text(self.language),
+            text=self._text(channel),
+            unit=formats.unit_text(channel.unit),
+            age_s=age,
+            severity=self._worst.get(channel.id),
+            old=gone,
+            bar=bar_of(channel, None if latest is None else latest.value),
+        )
+
+    def _text(self, channel: Channel) -> str:
+        latest = self.values.get(channel.id)
+        if latest is None:
+            return "\N{EN DASH}"
+        value, none = latest.value, self.words["value"]["none"]
+        if channel.kind is ValueKind.TEXT:
+            return latest.text if latest.text is not None else none
+        if value is None:
+            return f"{none} (0x{latest.quality:08X})" if latest.quality else none
+        if channel.kind is ValueKind.BOOL:
+            return self.words["bool"]["1" if value else "0"]
+        if channel.kind is ValueKind.ENUM:
+            return next(
+                (state.label.text(self.language) for state in channel.values if state.value == value),
+                self.words["value"]["unknown"].replace("{n}", f"{value:g}"),
+            )
+        return formats.number_text(value, channel.decimals, self.language)
+
+
+def is_state(channel: Channel, model: KitModel) -> bool:
+    """Whether a channel belongs among the states at the top of the kit page."""
+    return channel.id == model.state_channel or channel.kind is ValueKind.ENUM or channel.safety
+
+
+def period_s(channel: Channel) -> float:
+    """Seconds between two values on a live page; infinite for a channel that speaks only on change."""
+    rates = [rate for rate in (channel.rate_hz, channel.view_rate_hz) if rate is not None]
+    return 1 / min(rates) if rates else float("inf")
+
+
+def bar_of(channel: Channel, value: float | None) -> Bar | None:
+    """A value against its channel's range, None for a channel without one. The fill grows from zero or the nearer end."""
+    low, high = channel.min, channel.max
+    if low is None or high is None or channel.kind not in (ValueKind.INT, ValueKind.FLOAT):
+        return None
+
+    def place(amount: float) -> float:
+        return round(100 * (min(max(amount, low), high) - low) / (high - low), 1)
+
+    limits = tuple(place(limit) for _, limit in limits_of(channel.limits) if low <= limit <= high)
+    if value is None or value != value:
+        return Bar(0.0, 0.0, limits)
+    start, end = sorted((place(0.0), place(value)))
+    return Bar(start, round(end - start, 1), limits)
+
+
+def limits_of(limits: Limits | None) -> list[tuple[str, float]]:
+    """The limits that are set, by name."""
+    found = [(name, getattr(limits, name, None)) for name in LIMITS]
+    return [(name, value) for name, value in found if value is not None]
+
+
+def alarm_labels(model: KitModel, language: str, words: Words) -> dict[str, str]:
+    """What each alarm of a kit model is called, by `channel/alarm`; a limit's is made from the channel's label."""
+    labels: dict[str, str] = {}
+    for channel in model.channels:
+        label = channel.label.text(language)
+        for name, limit in limits_of(channel.limits):
+            amount = f"{formats.number_text(limit, channel.decimals, language)} {formats.unit_text(channel.unit)}".strip()
+            labels[f"{channel.id}/{name}"] = f"{label}: {words['limit'][name]} ({amount})"
+        for alarm in channel.alarms:
+            labels[f"{channel.id}/{alarm.id}"] = alarm_label(alarm, language)
+    return labels
+
+
+def alarm_label(alarm: Alarm, language: str) -> str:
+    """What an alarm is called."""
+    return alarm.label.text(language)
+
+
+def state_labels(channel: Channel, language: str) -> dict[str, str] | None:
+    """An enum's labels by number as JSON writes it, None for other kinds."""
+    return {str(value.value): value.label.text(language) for value in channel.values} or None
+
+
+def connection_labels(model: KitModel, language: str) -> dict[str, str]:
+    """What each connection is called."""
+    return {connection.id: connection.label.text(language) for connection in model.connections}
+
+
+def channel_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
+    """What the islands must know of each channel to show its values."""
+    return {
+        channel.id: {
+            "label": channel.label.text(language),
+            "unit": formats.unit_text(channel.unit),
+            "decimals": channel.decimals,
+            "kind": channel.kind.value,
+            "period_ms": None if channel.rate_hz is None else round(1000 * period_s(channel)),
+            "min": channel.min,
+            "max": channel.max,
+            "states": state_labels(channel, language),
+            "limits": limits_of(channel.limits),
+            "series": index % SERIES_COLOURS,
+            "connection": channel.connection,
+        }
+        for index, channel in enumerate(model.channels)
+    }
+
+
+def stream_data(model: KitModel, language: str) -> list[dict[str, Any]]:
+    """Each stream for its strip chart, with the scales to choose from: half a lane's height in the channels' unit."""
+    order = {channel.id: index for index, channel in enumerate(model.channels)}
+    found: list[dict[str, Any]] = []
+    for index, stream in enumerate(model.streams):
+        channels = [model.channel_by_id[name] for name in stream.channels]
+        unit = formats.unit_text(channels[0].unit)
+        scales = scales_of(channels)
+        found.append(
+            {
+                "id": stream.id,
+                "index": index,
+                "label": stream.label.text(language),
+                "rate": int(stream.rate_hz) if stream.rate_hz.is_integer() else stream.rate_hz,
+                "scales": [{"value": scale, "text": f"±{scale:g} {unit}".strip()} for scale in scales],
+                "scale": scales[len(scales) // 2],
+                "channels": [
+                    {
+                        "id": channel.id,
+                        "label": short_label(channel, stream),
+                        "unit": formats.unit_text(channel.unit),
+                        "series": order[channel.id] % SERIES_COLOURS,
+                        "decimals": channel.decimals,
+                    }
+                    for channel in channels
+                ],
+            }
+        )
+    return found
+
+
+def scales_of(channels: Sequence[Channel]) -> list[float]:
+    """Round numbers from a twentieth of the channels' greatest range to all of it: 10, 20, 50, 100, 200 for 200."""
+    ends = [abs(end) for channel in channels for end in (channel.min, channel.max) if end is not None]
+    full = max(ends, default=0.0) or 1.0
+    return [round(full * share, 6) for share in (0.05, 0.1, 0.25, 0.5, 1.0)]
+
+
+def short_label(channel: Channel, stream: Stream) -> str:
+    """The electrode of an EEG channel as it is written everywhere (Fp1, Oz); else the last part of the id."""
+    name = channel.id.rsplit(".", 1)[-1]
+    return name[:1].upper() + name[1:] if channel.unit == "uV" else name
+
+
+def first_trends(model: KitModel) -> list[str]:
+    """The channels whose trends are shown at first: those with limits, in the model's order."""
+    numeric = [c for c in model.channels if c.kind in (ValueKind.INT, ValueKind.FLOAT)]
+    limited = [c.id for c in numeric if c.limits is not None and c.id not in model.stream_channels]
+    rest = [c.id for c in numeric if c.id not in limited and c.id not in model.stream_channels]
+    return (limited + rest)[:FIRST_TRENDS]
+
+
+def trend_choice(model: KitModel, language: str) -> list[dict[str, Any]]:
+    """Every channel that can be drawn as a trend, by station."""
+    found: list[dict[str, Any]] = []
+    for station in model.stations:
+        channels = [c for c in model.channels if c.station == station.id and c.kind is not ValueKind.TEXT]
+        if channels:
+            entries = [{"id": c.id, "label": c.label.text(language)} for c in channels]
+            found.append({"label": station.label.text(language), "channels": entries})
+    return found
+
+
+def worst_state(states: Iterable[str]) -> str:
+    """The state that asks most urgently to be looked at, `empty` where there is none."""
+    return max(states, key=STATES.index, default="empty")
+
+
+def workshop_facts(workshop: Workshop, language: str) -> dict[str, Any]:
+    """A workshop for the templates."""
+    return {
+        "id": workshop.id,
+        "label": workshop.name.text(language),
+        "city": workshop.city.text(language),
+        "zone": workshop.zone,
+    }

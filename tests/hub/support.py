@@ -1,0 +1,23 @@
+"""Batches of the small kit as the hub has decoded them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hub.ingest.decode import KitEntry, decode
+from hub.store.base import DecodedBatch
+from tests.small_kit import EDGE, KIT, NOW, Row, event_bytes, frame_bytes, model
+
+
+def kits(edge: str = EDGE, kit: str = KIT) -> dict[str, KitEntry]:
+    return {kit: KitEntry(kit, edge, model(), "workshop-1")}
+
+
+def frame(seq: int, t: Sequence[int] | np.ndarray, values: np.ndarray | None = None, **where: int) -> DecodedBatch:
+    return decode(frame_bytes(seq, t, values, **where), EDGE, kits(), NOW)
+
+
+def events(seq: int, rows: Sequence[Row], **where: int) -> DecodedBatch:
+    return decode(event_bytes(seq, rows, **where), EDGE, kits(), NOW)
