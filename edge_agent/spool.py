@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 
 from edge_agent.clock import Clock
 from edge_agent.errors import DataFolderInUse, SpoolUnavailable
-from lab_contract.batch import unpack
-from lab_contract.errors import BatchRejected
+from edge_agent.spool_file import Spooled, fact, fault_of, is_corrupt, open_file, set_fact
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,16 +45,6 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE TABLE IF NOT EXISTS unreadable (place INTEGER PRIMARY KEY, reason TEXT NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Spooled:
-    """A durable batch; `place` orders all batches of the spool by arrival."""
-
-    place: int
-    epoch: int
-    seq: int
-    data: bytes
 
 
 @dataclass(slots=True)
@@ -98,6 +87,8 @@ class Spool:
         self._requests: queue.SimpleQueue[_Append | _Call | None] = queue.SimpleQueue()
         self._let_go_lock = threading.Lock()
         self._let_go: list[tuple[int, int]] = []
+        self._group: list[_Append | _Call] = []
+        """What the thread is at."""
         self._thread: threading.Thread | None = None
         self._next_seq = 0
         self.next_place = 1
@@ -127,7 +118,7 @@ class Spool:
         agent holds it, SpoolUnavailable where the folder cannot be written.
         """
         opened: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(opened,), name="spool", daemon=True)
+        self._thread = threading.Thread(target=self._guarded, args=(opened,), name="spool", daemon=True)
         self._thread.start()
         await asyncio.wrap_future(opened)
 
@@ -168,7 +159,7 @@ class Spool:
         """
         if self.store_id is None:
             self.store_id = store_id
-            self._requests.put(_Call(lambda db: _set_fact(db, "store_id", store_id), Future()))
+            self._requests.put(_Call(lambda db: set_fact(db, "store_id", store_id), Future()))
         if store_id != self.store_id:
             self.counters["foreign_acks"] += 1
             return False
@@ -185,6 +176,18 @@ class Spool:
 
     # From here on: the writer thread.
 
+    def _guarded(self, opened: Future[None]) -> None:
+        try:
+            self._run(opened)
+        except Exception as error:
+            # A fault of ours. Whoever asks from now on is told, so that the agent ends instead of hanging.
+            log.exception("the spool has ended")
+            if not opened.done():
+                opened.set_exception(error)
+            for request in (*self._group, *iter(self._requests.get, None)):
+                if not request.done.done():
+                    request.done.set_exception(error)
+
     def _run(self, opened: Future[None]) -> None:
         try:
             db: sqlite3.Connection | None = self._open()
@@ -198,6 +201,7 @@ class Spool:
         ended = False
         while not ended:
             group, ended = self._next_group()
+            self._group = group
             # A request whose caller was cancelled is done all the same: its batches must not be lost.
             heard = [request for request in group if request.done.set_running_or_notify_cancel()]
             try:
@@ -206,7 +210,7 @@ class Spool:
             except (sqlite3.Error, OSError, DataFolderInUse) as error:
                 self.counters["spool_faults"] += 1
                 self.detail = str(error)
-                if db is not None and _code(error) in CORRUPT:
+                if db is not None and is_corrupt(error):
                     db.close()
                     db = None  # the next group sets the file aside
                 for request in heard:
@@ -246,8 +250,8 @@ class Spool:
                 self._delete(db, "epoch = ? AND seq = ?", key)
             for request in group:
                 if isinstance(request, _Append):
-                    dropped += self._make_room(db, sum(len(data) for _, data in request.batches))
                     results.append(self._insert(db, request.batches))
+                    dropped += self._make_room(db)
                 else:
                     results.append(request.work(db))
             db.execute("COMMIT")
@@ -283,9 +287,9 @@ class Spool:
         self.bytes -= sum(row[0] for row in rows)
         return len(rows)
 
-    def _make_room(self, db: sqlite3.Connection, size: int) -> int:
+    def _make_room(self, db: sqlite3.Connection) -> int:
         dropped = 0
-        while self.batches and self.bytes + size > self._limit_bytes:
+        while self.batches > 1 and self.bytes > self._limit_bytes:
             dropped += self._delete(db, "place = (SELECT min(place) FROM batches)", ())
         return dropped
 
@@ -301,7 +305,7 @@ class Spool:
 
     def _is_whole(self, db: sqlite3.Connection, one: Spooled) -> bool:
         """Bytes that rotted on the disk would be sent for ever: no hub can acknowledge an id that it cannot trust."""
-        reason = _fault_of(one)
+        reason = fault_of(one)
         if reason is None:
             return True
         db.execute("INSERT INTO unreadable (reason, data) VALUES (?, ?)", (reason, one.data))
@@ -310,109 +314,16 @@ class Spool:
         return False
 
     def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            db = self._connect(self._path)
-        except sqlite3.DatabaseError as error:
-            if _code(error) not in CORRUPT:
-                raise
-            db = self._start_over(str(error))
+        db = open_file(self._path, self._clock.time_ns(), self.counters)
         self.batches, self.bytes, last_place = db.execute(
             "SELECT count(*), coalesce(sum(length(data)), 0), coalesce(max(place), 0) FROM batches"
         ).fetchone()
         self.next_place = max(self.next_place, last_place + 1)
-        self.store_id = _fact(db, "store_id") or self.store_id
+        self.store_id = fact(db, "store_id") or self.store_id
         if not self.epoch:
-            last = int(_fact(db, "epoch") or 0)
+            last = int(fact(db, "epoch") or 0)
             self.epoch = new_epoch(self._clock.time_ns(), last, self._random_bits(EPOCH_RANDOM_BITS))
-        _set_fact(db, "epoch", str(self.epoch))
+        set_fact(db, "epoch", str(self.epoch))
         if self.store_id is not None:
-            _set_fact(db, "store_id", self.store_id)
+            set_fact(db, "store_id", self.store_id)
         return db
-
-    def _connect(self, path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(path, timeout=0, isolation_level=None)
-        try:
-            # The lock is taken with the first transaction and kept: the second agent fails here.
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("BEGIN IMMEDIATE")
-            db.execute("COMMIT")
-            fault = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if fault != "ok":
-                error = sqlite3.DatabaseError(fault)
-                error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-                raise error
-            db.executescript(SCHEMA)
-        except sqlite3.DatabaseError as error:
-            db.close()
-            if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise DataFolderInUse(f"{path.parent}: in use by another edge agent") from None
-            raise
-        return db
-
-    def _start_over(self, why: str) -> sqlite3.Connection:
-        """Set the corrupt file aside, under a name that says when, and take over what can still be read of it."""
-        aside = self._path.with_name(f"spool-corrupt-{self._clock.time_ns()}.db")
-        for suffix in ("", "-wal"):
-            old = Path(f"{self._path}{suffix}")
-            if old.exists():
-                old.rename(f"{aside}{suffix}")
-        self.counters["spool_set_aside"] += 1
-        db = self._connect(self._path)
-        self._salvage(aside, db)
-        log.error(
-            "%s was corrupt (%s): set aside as %s, %d batches salvaged",
-            self._path, why, aside.name, self.counters["spool_salvaged"],
-        )  # fmt: skip
-        return db
-
-    def _salvage(self, aside: Path, db: sqlite3.Connection) -> None:
-        """What can be read before the first bad page and behind the last one; the checksum of a batch is the judge."""
-        old = sqlite3.connect(aside, isolation_level=None)
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            for name in ("epoch", "store_id"):
-                if (value := _fact(old, name)) is not None:
-                    _set_fact(db, name, value)
-        except sqlite3.DatabaseError:
-            log.warning("%s: epoch and store id cannot be read", aside.name)
-        for order in ("ASC", "DESC"):
-            try:
-                for row in old.execute(f"SELECT place, epoch, seq, data FROM batches ORDER BY place {order}"):  # noqa: S608
-                    self._salvage_one(db, row)
-            except sqlite3.DatabaseError as error:
-                log.warning("%s: not all can be read: %s", aside.name, error)
-        db.execute("COMMIT")
-        old.close()
-
-    def _salvage_one(self, db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-        if _fault_of(Spooled(*row)) is not None:
-            self.counters["spool_unreadable"] += 1
-            return
-        insert = "INSERT INTO batches (place, epoch, seq, data) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-        self.counters["spool_salvaged"] += db.execute(insert, row).rowcount
-
-
-def _code(error: Exception) -> int:
-    """The primary result code of SQLite, 0 for an error of another kind."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def _fault_of(one: Spooled) -> str | None:
-    """Why these bytes are not the batch that was spooled; None where they are."""
-    try:
-        header = unpack(one.data).header
-    except (BatchRejected, TypeError) as error:
-        return str(error)
-    return None if header.id[1:] == (one.epoch, one.seq) else f"holds batch {header.id[1:]}"
-
-
-def _fact(db: sqlite3.Connection, name: str) -> str | None:
-    row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def _set_fact(db: sqlite3.Connection, name: str, value: str) -> None:
-    db.execute("INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value))

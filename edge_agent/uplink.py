@@ -295,9 +295,8 @@ class Uplink:
         end = self._backlog_end()
         try:
             found = await self._spool.pending(self._read_to, end, BACKLOG_READ)
-        except SpoolUnavailable as error:
-            log.warning("%s", error)
-            return
+        except SpoolUnavailable:
+            return  # the spool counts its faults and says what is wrong; the next tick tries again
         # What is in flight was sent live before its place was read.
         self._backlog.extend(batch for batch in found if (batch.epoch, batch.seq) not in self._inflight)
         self._read_to = max(self._read_to, found[-1].place if len(found) == BACKLOG_READ else end - 1)

@@ -202,13 +202,13 @@ class CytonDecoder:
 
 def _int24(raw: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(n, 3k) bytes, high byte first, as (n, k) numbers."""
-    wide = raw.reshape(len(raw), -1, 3).astype(np.int32)
+    wide = raw.reshape(len(raw), raw.shape[1] // 3, 3).astype(np.int32)
     counts: NDArray[np.int32] = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
     return counts - ((counts & 0x800000) << 1)
 
 
 def _int16(raw: NDArray[np.uint8]) -> NDArray[np.int32]:
-    wide = raw.reshape(len(raw), -1, 2).astype(np.int32)
+    wide = raw.reshape(len(raw), raw.shape[1] // 2, 2).astype(np.int32)
     counts: NDArray[np.int32] = (wide[..., 0] << 8) | wide[..., 1]
     return counts - ((counts & 0x8000) << 1)
 

@@ -5,8 +5,6 @@ Nobody on a page is sent to the sign-in page and comes back to where they wanted
 
 from __future__ import annotations
 
-import html
-import logging
 from typing import Any
 from urllib.parse import quote
 
@@ -18,8 +16,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.websockets import WebSocket, WebSocketState
 
 from hub.errors import HubError, NotFound, NotReady, RequestRefused, SignInNeeded
-
-log = logging.getLogger(__name__)
+from hub.parts import parts_of
+from hub.web.render import error_page
 
 SIGN_IN_PAGE = "/sign-in"
 API = "/api/"
@@ -121,8 +119,9 @@ def _to_sign_in(connection: HTTPConnection) -> Response:
 
 
 def _page(connection: HTTPConnection, error: HubError, headers: dict[str, str]) -> Response:
-    title, detail = html.escape(error.title), html.escape(error.detail)
-    return HTMLResponse(f"<!doctype html><title>{title}</title><h1>{title}</h1><p>{detail}</p>", error.status, headers)
+    response = error_page(connection, error, parts_of(connection).clock.time_ns())
+    response.headers.update(headers)
+    return response
 
 
 async def refuse(websocket: WebSocket, error: HubError) -> None:

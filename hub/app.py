@@ -16,15 +16,22 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from hub import answers
+from hub.accounts.pages import router as accounts_pages
 from hub.accounts.routes import router as accounts_routes
+from hub.catalog.pages import router as catalog_pages
 from hub.catalog.routes import router as catalog_routes
 from hub.clock import Clock, SystemClock
 from hub.compression import Compression
-from hub.errors import CannotRun, CatalogInvalid
+from hub.errors import CannotRun
+from hub.health.pages import router as health_pages
 from hub.health.routes import router as health_routes
 from hub.parts import HubParts
 from hub.security import Guard, ReadyGate
 from hub.settings import HubSettings
+from hub.web.render import language
+from hub.web.static_files import assets
+from hub.web.static_files import router as static_files
+from lab_contract.kit import LANGUAGES
 
 if TYPE_CHECKING:
     from hub.line import Line
@@ -34,7 +41,15 @@ log = logging.getLogger(__name__)
 CATALOG_WATCH_S = 2.0
 """How soon the running hub takes over what the command line adds."""
 
-ROUTERS = (accounts_routes, catalog_routes, health_routes)
+ROUTERS = (
+    accounts_pages,
+    accounts_routes,
+    catalog_pages,
+    catalog_routes,
+    health_pages,
+    health_routes,
+    static_files,
+)
 
 StartLine = Callable[[HubParts], "Line"]
 
@@ -43,6 +58,7 @@ def start_line(parts: HubParts) -> Line:
     """The line of a hub, not yet entered. Blocks for the import of DuckDB and Arrow: call it in a worker thread."""
     line = importlib.import_module("hub.line")
     settings = parts.settings
+    settings.data_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     made: Line = line.Line(
         data=settings.data_folder,
         store_url=settings.store_url,
@@ -108,6 +124,7 @@ async def _operate(parts: HubParts, make_line: StartLine, leave: asyncio.Event) 
         accounts, catalog = Accounts(database, parts.clock), Catalog(database, models)
         await asyncio.to_thread(accounts.remove_ended_sessions)
         await asyncio.to_thread(catalog.reload)
+        await asyncio.to_thread(_load_pages)
         parts.started_accounts, parts.started_catalog = accounts, catalog
         async with await asyncio.to_thread(make_line, parts) as line:
             parts.started_line = line
@@ -119,27 +136,38 @@ async def _operate(parts: HubParts, make_line: StartLine, leave: asyncio.Event) 
         await asyncio.to_thread(database.close)
 
 
+def _load_pages() -> None:
+    """Reads style sheets, scripts and catalogues now, so that a missing one stops the start and not the first page."""
+    assets()
+    for code in LANGUAGES:
+        language(code)
+
+
 async def _watch_catalog(parts: HubParts, leave: asyncio.Event) -> None:
+    stale = False
     while not leave.is_set():
         try:
             async with asyncio.timeout(CATALOG_WATCH_S):
                 await leave.wait()
         except TimeoutError:
-            await _take_over_catalog(parts)
+            stale = await _take_over_catalog(parts, stale=stale)
 
 
-async def _take_over_catalog(parts: HubParts) -> None:
+async def _take_over_catalog(parts: HubParts, *, stale: bool) -> bool:
+    """Whether the broker still has to learn of a change: `stale` says that it had to before."""
     try:
-        changed = await asyncio.to_thread(parts.catalog.reload)
-    except CatalogInvalid as error:
+        stale = await asyncio.to_thread(parts.catalog.reload) or stale
+        if stale:
+            await parts.line.reload_accounts()
+            log.info("the catalog has changed")
+    except CannotRun as error:
+        # What was known goes on running; the next round tries again.
         if parts.catalog_fault != str(error):
             log.error("the changed catalog is not taken over: %s", error)
         parts.catalog_fault = str(error)
-        return
+        return stale
     parts.catalog_fault = None
-    if changed:
-        log.info("the catalog has changed")
-        await parts.line.reload_accounts()
+    return False
 
 
 def _note_end(task: asyncio.Task[None], parts: HubParts, on_fault: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What the simulated workshop consists of, and its settings: writes the hub's and the edge's files and fills the catalog."""
+"""What the simulated workshop consists of: fills the catalog, renews passwords, writes the settings."""
 
 from __future__ import annotations
 

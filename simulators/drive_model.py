@@ -37,7 +37,7 @@ TURN_ACCELERATION_DEG_S2 = 120.0
 TILT_STOP_DEG = 8.0
 BATTERY_FULL_V = 27.2
 BATTERY_EMPTY_V = 22.0
-BATTERY_AH = 2.4
+BATTERY_AH = 8.0
 """Small, so that a demo of an hour shows the battery go down."""
 BATTERY_EXCHANGE_PCT = 22.0
 REST_A = 1.2

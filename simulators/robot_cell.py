@@ -240,5 +240,5 @@ async def run(options: argparse.Namespace) -> None:
         broker=options.broker, prefix=options.prefix, seed=options.seed, user=options.user, password=password
     )
     async with simulator:
-        print(f"ready robot cell on {options.broker} below {options.prefix}", flush=True)
+        print(f"ready {options.broker} {options.prefix}", flush=True)
         await simulator.wait()

@@ -15,6 +15,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from hub.accounts.service import IssuedSignIn
@@ -101,7 +102,7 @@ async def _start(supervisor: Supervisor, files: Files, ports: Ports, seed: int) 
     )
     child("edge", "-m", "edge_agent.cli", "run", str(files.edge))
     await asyncio.gather(*(supervisor.wait_ready(children[name]) for name in children if name not in ("hub", "edge")))
-    while not await asyncio.to_thread(_is_ready, f"http://127.0.0.1:{ports.http}/healthz"):
+    while not await asyncio.to_thread(_is_ready, f"http://127.0.0.1:{ports.http}/healthz"):  # noqa: ASYNC110 - another process is asked
         await asyncio.sleep(READY_POLL_S)
 
 
@@ -123,19 +124,22 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path):  # noqa: ANN201 - a context manager
-    """Refuse to run twice on one data folder: the bound port of the first run is its lock."""
+def _only_one(folder: Path) -> Iterator[None]:
+    """Refuse to run twice on one data folder; the system lets go of the lock however we end."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = socket.socket()
-    note = folder / "demo.port"
-    try:
-        if note.is_file() and note.read_text("ascii").strip().isdigit():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(note.read_text())), 0.3) as peer:
-                if peer.recv(64) == str(folder).encode()[:64]:
-                    raise HubError(f"a simulated workshop already runs on {folder}")
+    with (folder / "demo.lock").open("a+b") as file:
+        try:
+            if os.name == "posix":
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise OSError(f"a simulated workshop already runs on {folder}; choose another folder with --data") from None
         yield
-    finally:
-        lock.close()
 
 
 def _ports(http: int, folder: Path) -> Ports:
@@ -171,9 +175,7 @@ class _Voice:
 
     def ready(self, address: str, folder: Path, sign_ins: list[IssuedSignIn]) -> None:
         if self._json:
-            people = [
-                {"role": s.person.role.value, "user": s.person.name, "password": s.password} for s in sign_ins
-            ]
+            people = [{"role": s.person.role.value, "user": s.person.name, "password": s.password} for s in sign_ins]
             print(json.dumps({"address": address, "data": str(folder), "sign_ins": people}), flush=True)
             return
         self.line(f"\n  open {address}\n")

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from edge_agent.errors import SourceMisconfigured, SourceUnavailable
 from edge_agent.json_values import BadValue, convert, pick
+from edge_agent.passwords import read_password
 from edge_agent.source import BoundChannel, Event, Frame, Reading, SourceContext
 from firmware_bridge.mqtt_link import MqttLink, parse_url
 from lab_contract.kit import Stream, ValueKind
@@ -38,7 +39,9 @@ MAX_GAP = 100_000
 """A jump of the sequence number beyond this is a new count, not a loss."""
 AT_ONCE = 200
 """Messages decoded before the event loop gets a turn."""
-NOT_RIGHTS = "Server unavailable"
+FRAME_MOST = float(np.finfo(np.float32).max)
+STOP_S = 3.0
+PASSING_REFUSAL = "Server unavailable"
 """The one refusal of a sign-in that passes by itself."""
 
 TopicName = Annotated[str, Field(pattern=r"^[^/+#\s\x00](?:[^+#\s\x00]*[^/+#\s\x00])?$", max_length=200)]
@@ -55,6 +58,7 @@ class Settings(BaseModel):
     prefix: TopicName = Field(description="every topic of the kit stands below this one")
     user: str | None = None
     password_file: Path | None = None
+    password_env: str | None = Field(default=None, description="environment variable, in place of the file")
     ca_file: Path | None = None
     request_topic: TopicName | None = Field(default=None, description="a message here brings all states again")
     sequence_field: str | None = "seq"
@@ -72,8 +76,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _password_has_user(self) -> Settings:
-        if self.password_file is not None and self.user is None:
-            raise ValueError("expected `user` beside `password_file`")
+        if self.user is None and (self.password_file is not None or self.password_env is not None):
+            raise ValueError("expected `user` beside the password")
         return self
 
 
@@ -130,7 +134,7 @@ class MqttSource:
         self._link_said: tuple[bool, str] | None = None
         self._misbound: SourceMisconfigured | None = None
         names = ("messages", "lost", "overflow", "malformed", "bad_values")
-        self.counters = dict.fromkeys((*names, "bad_times", "bad_quality", "repeated", "recounts"), 0)
+        self.counters: dict[str, int] = dict.fromkeys((*names, "bad_times", "bad_quality", "repeated", "recounts"), 0)
         self.facts: dict[str, str] = {"broker": self._settings.url, "prefix": self._settings.prefix}
         self._bind()
 
@@ -177,7 +181,7 @@ class MqttSource:
             settings.url,
             client_id=f"edge-{self._context.kit}-{secrets.token_hex(6)}",
             user=settings.user,
-            password=await asyncio.to_thread(self._password),
+            password=await asyncio.to_thread(read_password, settings, self._context.base),
             ca_file=self._context.base / settings.ca_file if settings.ca_file else None,
             on_message=on_message,
             on_connection=on_connection,
@@ -206,19 +210,11 @@ class MqttSource:
     def _check_connected(self, link: MqttLink) -> None:
         connected, detail = self._link_said or (False, "")
         if not connected:
-            if link.refusal is not None and link.refusal != NOT_RIGHTS:
+            if link.refusal is not None and link.refusal != PASSING_REFUSAL:
                 raise SourceMisconfigured("user", f"expected an account that the broker accepts: {link.refusal}")
             raise SourceUnavailable(f"{self._settings.url}: {detail}")
         if link.counters["refused_subscriptions"]:
             raise SourceMisconfigured("prefix", f"expected topics that the account may hear: {self._settings.prefix}")
-
-    def _password(self) -> str | None:
-        if self._settings.password_file is None:
-            return None
-        try:
-            return (self._context.base / self._settings.password_file).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceMisconfigured("password_file", f"expected a readable file: {error}") from None
 
     def _on_connection(self, link: MqttLink, connected: bool, detail: str) -> None:
         if link is self._link:
@@ -258,7 +254,7 @@ class MqttSource:
         """Disconnect. Safe to call again."""
         link, self._link = self._link, None
         if link is not None:
-            await asyncio.to_thread(link.stop)
+            await asyncio.to_thread(link.stop, STOP_S)
         with self._lock:
             self._queue.clear()
 
@@ -368,6 +364,8 @@ class MqttSource:
     def _number(self, topic: _Topic, body: Any, path: tuple[str, ...], bound: BoundChannel) -> float:
         try:
             value, _ = convert(bound.channel, pick(body, path))
+            if value is not None and abs(value) > FRAME_MOST:
+                raise BadValue(f"expected a number that a frame can hold, found {value!r:.40}")
         except BadValue as error:
             self._fault("bad_values", topic, f"{'.'.join(path)}: {error}")
             return math.nan

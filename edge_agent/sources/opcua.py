@@ -92,6 +92,7 @@ class OpcuaAddress(BaseModel):
 
     node: str
     sampling_interval_ms: float | None = Field(default=None, gt=0)
+    queue_size: int | None = Field(default=None, ge=1, description="values kept in the server between two publishes")
 
     @field_validator("node")
     @classmethod
@@ -345,7 +346,8 @@ class OpcuaSource:
         requests = []
         for item, node in nodes:
             # Asked for explicitly: 0 is without bound for some servers and 1 for others, which lose values then.
-            item.queue = max(QUEUE_LEAST, 2 * math.ceil(self._publishing_ms / item.sampling_ms))
+            least = max(QUEUE_LEAST, 2 * math.ceil(self._publishing_ms / item.sampling_ms))
+            item.queue = item.address.queue_size or least
             requests.append(
                 ua.MonitoredItemCreateRequest(
                     ItemToMonitor=ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds.Value),
@@ -380,7 +382,7 @@ class OpcuaSource:
         slowed = [
             f"{item.channel} {_asked(item.revised_ms, item.sampling_ms)}"
             for item in read
-            if item.revised_ms > item.sampling_ms * 1.01 and item.revised_ms > self._publishing_ms * 1.01
+            if item.revised_ms > item.sampling_ms * 1.01
         ]
         shortened = [
             f"{item.channel} {_asked(item.revised_queue, item.queue)}"

@@ -7,7 +7,7 @@ succeeds is taken back. The counts are in memory: they guard one process, and a 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 
 from hub.clock import Clock
 from hub.errors import TryLater
@@ -26,7 +26,8 @@ class Attempts:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._times: dict[tuple[str, str], deque[int]] = {}
+        self._times: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+        """Whose last attempt is oldest stands first."""
 
     def begin(self, account: str, address: str) -> None:
         """Counts an attempt. Raises TryLater, without counting, where this account or address had too many."""
@@ -41,7 +42,9 @@ class Attempts:
                 raise TryLater(-(-wait // NS))
             for key in (("account", account), ("address", address)):
                 self._times.setdefault(key, deque()).append(now)
-            self._bound(now)
+                self._times.move_to_end(key)
+            while len(self._times) > MOST_KEYS:
+                self._times.popitem(last=False)
 
     def succeeded(self, account: str, address: str) -> None:
         """Forgets the account's attempts and takes back this one of the address."""
@@ -60,11 +63,3 @@ class Attempts:
         if not times:
             del self._times[key]
         return times
-
-    def _bound(self, now: int) -> None:
-        if len(self._times) <= MOST_KEYS:
-            return
-        for key in list(self._times):
-            self._recent(key, now)
-        while len(self._times) > MOST_KEYS:
-            del self._times[next(iter(self._times))]

@@ -1,10 +1,10 @@
-"""Beside the line: sign in, sign out and one's own account as pages; receives forms, hands on HTML or the next address."""
+"""Beside the line: sign in, sign out and one's own account as pages; receives forms, hands on HTML or an address."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from hub.accounts.access import (
@@ -41,14 +41,19 @@ def local_address(wanted: str) -> str:
 
 @router.get("/sign-in")
 def sign_in_page(
-    request: Request, hub: Parts, person: Anyone, next: str = "/", lang: str = "", left: bool = False
-) -> Response:  # the address names it `next`
+    request: Request,
+    hub: Parts,
+    person: Anyone,
+    wanted: Annotated[str, Query(alias="next")] = "/",
+    lang: str = "",
+    left: bool = False,
+) -> Response:
     """The form; `lang` chooses the language of all pages until somebody has signed in."""
     if person is not None:
-        return RedirectResponse(local_address(next), 303)
+        return RedirectResponse(local_address(wanted), 303)
     if lang in LANGUAGES:
         request.cookies[LANGUAGE_COOKIE] = lang
-    response = _sign_in_form(request, hub, next_address=next, left=left)
+    response = _sign_in_form(request, hub, wanted=wanted, left=left)
     if lang in LANGUAGES:
         secure = request.url.scheme == "https"
         response.set_cookie(LANGUAGE_COOKIE, lang, max_age=YEAR_S, httponly=True, samesite="lax", secure=secure)
@@ -62,7 +67,7 @@ def sign_in(
     person: Anyone,
     name: Field = "",
     password: Field = "",
-    next: Annotated[str, Form(max_length=4000)] = "/",
+    wanted: Annotated[str, Form(alias="next", max_length=4000)] = "/",
 ) -> Response:
     """Begins a session and goes on to where the person wanted to go."""
     try:
@@ -70,14 +75,14 @@ def sign_in(
             name, password, address=address_of(request), agent=agent_of(request), old_token=session_token(request)
         )
     except (SignInRefused, TryLater) as error:
-        return _sign_in_form(request, hub, next_address=next, name=name, error=error)
-    response = RedirectResponse(local_address(next), 303)
+        return _sign_in_form(request, hub, wanted=wanted, name=name, error=error)
+    response = RedirectResponse(local_address(wanted), 303)
     set_session_cookie(response, request, begun.token)
     return response
 
 
 def _sign_in_form(
-    request: Request, hub: Parts, *, next_address: str, name: str = "", error: HubError | None = None, left: bool = False
+    request: Request, hub: Parts, *, wanted: str, name: str = "", error: HubError | None = None, left: bool = False
 ) -> HTMLResponse:
     code = language_for(request, None)
     response = page(
@@ -85,7 +90,7 @@ def _sign_in_form(
         "sign_in.html",
         now_ns=hub.clock.time_ns(),
         status=200 if error is None else error.status,
-        next=local_address(next_address),
+        next=local_address(wanted),
         name=name[:64],
         refusal=None if error is None else translated(code, error.message, error.params),
         signed_out=left,
@@ -113,9 +118,7 @@ def account(request: Request, hub: Parts, person: SignedIn, done: str = "") -> H
 
 
 @router.post("/account")
-def change_profile(
-    request: Request, hub: Parts, person: SignedIn, language: Field = "", zone: Field = ""
-) -> Response:
+def change_profile(request: Request, hub: Parts, person: SignedIn, language: Field = "", zone: Field = "") -> Response:
     """Sets language and time zone."""
     try:
         hub.accounts.change_profile(person.id, language=language, zone=zone.strip())

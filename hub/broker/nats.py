@@ -24,6 +24,7 @@ import bcrypt
 
 from hub.broker.config import HUB_USER, USERS_FILE, BrokerAccount, hub_account, server_text, users_text
 from hub.broker.orphan import end_orphan
+from hub.errors import CannotRun
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ STEADY_S = 30.0
 """A broker that ran this long before it died is started again at once."""
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailable(CannotRun):
     """Mend what the message names (port in use, missing binary), then start again."""
 
 

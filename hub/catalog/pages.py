@@ -23,6 +23,9 @@ from hub.web.render import Crumb, json_block, language, page
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
+CARD_WORDS = ("age", "card", "connection", "link", "severity", "state", "value")
+KIT_WORDS = (*CARD_WORDS, "alarms", "bool", "strip", "trend")
+
 
 @router.get("/")
 def workshops(request: Request, hub: Parts, person: SignedIn) -> Response:
@@ -93,7 +96,7 @@ def workshop_context(workshop: Workshop, now: dict[str, KitNow], person: Person,
     }
     data = {
         **_link_data(f"/live/workshops/{workshop.id}", workshop, person, now_ns),
-        "words": {name: words[name] for name in ("age", "link", "state", "severity", "connection", "card", "value")},
+        "words": {name: words[name] for name in CARD_WORDS},
         "kits": kits,
     }
     return {
@@ -108,18 +111,14 @@ def kit_context(kit: Kit, workshop: Workshop, now: KitNow, person: Person, now_n
     code = _language(person)
     words = language(code).words
     shown = Panel(kit, now, code, words, now_ns)
-    streams = panel.stream_data(kit.model, code)
     data = {
         **_link_data(f"/live/kits/{kit.id}", workshop, person, now_ns),
         "kit": kit.id,
-        "words": {
-            name: words[name]
-            for name in ("age", "alarms", "bool", "card", "connection", "link", "severity", "state", "strip", "trend", "value")
-        },
+        "words": {name: words[name] for name in KIT_WORDS},
         "channels": panel.channel_data(kit.model, code),
         "alarms": panel.alarm_labels(kit.model, code, words),
         "connections": panel.connection_labels(kit.model, code),
-        "streams": [{name: s[name] for name in ("index", "rate", "channels")} for s in streams],
+        "streams": panel.stream_data(kit.model, code),
         "chosen": panel.first_trends(kit.model),
         "values": [
             [name, latest.t / 1e6, latest.value, latest.text, latest.quality] for name, latest in now.values.items()
@@ -135,7 +134,8 @@ def kit_context(kit: Kit, workshop: Workshop, now: KitNow, person: Person, now_n
         "kit": shown.card(),
         "states": shown.states(),
         "stations": shown.stations(),
-        "streams": streams,
+        "matrices": shown.matrices(),
+        "streams": panel.strip_charts(kit.model, code),
         "trend_choice": panel.trend_choice(kit.model, code),
         "data": Markup(json_block(data)),  # noqa: S704 - json_block escapes what could end the element
     }

@@ -4,6 +4,8 @@ rows, bars, ages and the JSON that the islands start from, in the reader's langu
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +22,11 @@ LEAST_AGE_SHOWN_S = 1.0
 """Batching alone makes fast values up to this old."""
 SERIES_COLOURS = 8
 FIRST_TRENDS = 3
+LEAST_STRIP_HZ = 50
+"""A slower stream reads better as values and trends."""
 LIMITS = ("lo_lo", "lo", "hi", "hi_hi")
+LEAST_UNITS, LEAST_SIGNALS = 3, 2
+LABEL_WORDS = re.compile(r"[A-Za-z]+[0-9]*|[0-9]+|.")
 SEVERITIES = ("warning", "high", "critical")
 STATES = ("ready", "control", "empty", "warning", "stale", "offline", "alarm")
 """What a kit can be at a glance, least urgent first."""
@@ -117,6 +123,8 @@ class Row:
     severity: str | None
     old: bool
     bar: Bar | None
+    wide: bool
+    """Text: it takes the place of the bar too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +136,31 @@ class StationRows:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One signal that all units of a matrix have."""
+
+    label: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Units of a station that are alike (joints, electrodes) with their signals: a row a unit, a column a signal."""
+
+    id: str
+    label: str
+    columns: tuple[Column, ...]
+    lines: tuple[tuple[str, tuple[Row, ...]], ...]
+
+
 class Panel:
     """A kit at this moment in one language."""
 
     def __init__(self, kit: Kit, now: KitNow, language: str, words: Words, now_ns: int) -> None:
-        self.kit, self.model, self.now, self.language, self.words, self.now_ns = kit, kit.model, now, language, words, now_ns
+        self.kit, self.model, self.now, self.now_ns = kit, kit.model, now, now_ns
+        self.language, self.words = language, words
+        self._drawn = {name for stream in strips(kit.model) for name in stream.channels}
         self.values = now.values
         self._broken = frozenset(link.id for link in now.links if link.state != "running")
         self._newest: dict[str, int] = {}
@@ -175,19 +203,41 @@ class Panel:
         return [self._row(channel) for channel in self.model.channels if is_state(channel, self.model)]
 
     def stations(self) -> list[StationRows]:
-        """The other channels by station, without those that are drawn as a strip chart."""
+        """The other channels by station, without those that stand in a matrix or are drawn as a strip chart."""
         found: list[StationRows] = []
         for station in self.model.stations:
-            rows = [
-                self._row(channel)
-                for channel in self.model.channels
-                if channel.station == station.id
-                and not is_state(channel, self.model)
-                and channel.id not in self.model.stream_channels
-            ]
+            channels = self._listed(station.id)
+            alike = {channel.id for line in alike_units(channels) for channel in line}
+            rows = tuple(self._row(channel) for channel in channels if channel.id not in alike)
             if rows:
-                found.append(StationRows(station.id, station.label.text(self.language), tuple(rows)))
+                found.append(StationRows(station.id, station.label.text(self.language), rows))
         return found
+
+    def matrices(self) -> list[Matrix]:
+        """The units of each station that are alike."""
+        found: list[Matrix] = []
+        for station in self.model.stations:
+            lines = alike_units(self._listed(station.id))
+            if not lines:
+                continue
+            split = [common_label([line[i].label.text(self.language) for line in lines]) for i in range(len(lines[0]))]
+            columns = tuple(
+                Column(label, formats.unit_text(channel.unit))
+                for (label, _), channel in zip(split, lines[0], strict=True)
+            )
+            rows = tuple(
+                (split[0][1][number], tuple(self._row(channel) for channel in line))
+                for number, line in enumerate(lines)
+            )
+            found.append(Matrix(station.id, station.label.text(self.language), columns, rows))
+        return found
+
+    def _listed(self, station: str) -> list[Channel]:
+        return [
+            channel
+            for channel in self.model.channels
+            if channel.station == station and not is_state(channel, self.model) and channel.id not in self._drawn
+        ]
 
     def _row(self, channel: Channel) -> Row:
         latest = self.values.get(channel.id)
@@ -206,6 +256,7 @@ class Panel:
             severity=self._worst.get(channel.id),
             old=gone,
             bar=bar_of(channel, None if latest is None else latest.value),
+            wide=channel.kind is ValueKind.TEXT,
         )
 
     def _text(self, channel: Channel) -> str:
@@ -227,9 +278,59 @@ class Panel:
         return formats.number_text(value, channel.decimals, self.language)
 
 
+def alike_units(channels: Sequence[Channel]) -> list[list[Channel]]:
+    """The largest set of units (`station.unit.signal`) that have the same signals: a list of channels for each unit.
+
+    Empty where fewer than three units with two signals are alike, or where their labels do not show it.
+    """
+    units: dict[str, dict[str, Channel]] = {}
+    for channel in channels:
+        parts = channel.id.split(".")
+        if len(parts) == 3:
+            units.setdefault(parts[1], {})[parts[2]] = channel
+    sets: dict[tuple[str, ...], list[list[Channel]]] = {}
+    for signals in units.values():
+        names = tuple(sorted(signals))
+        first = sets.get(names)
+        order = [c.id.split(".")[2] for c in first[0]] if first else list(signals)
+        sets.setdefault(names, []).append([signals[name] for name in order])
+    lines = max(sets.values(), key=lambda found: len(found) * len(found[0]), default=[])
+    if len(lines) < LEAST_UNITS or len(lines[0]) < LEAST_SIGNALS:
+        return []
+    for column in zip(*lines, strict=True):
+        if not all(common_label([channel.label.text(code) for channel in column])[0] for code in formats.LANGUAGES):
+            return []
+    return lines
+
+
+def common_label(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """What labels share, and in what each differs: "Joint 1 speed", "Joint 2 speed" are "Joint speed", ["1", "2"].
+
+    The shared part is empty where they differ in more than one word.
+    """
+    split = [LABEL_WORDS.findall(label) for label in labels]
+    if len({len(words) for words in split}) != 1:
+        return "", list(labels)
+    differing = [i for i, column in enumerate(zip(*split, strict=True)) if len(set(column)) > 1]
+    if len(differing) != 1:
+        return "", list(labels)
+    at = differing[0]
+    shared = "".join(split[0][:at] + split[0][at + 1 :])
+    return re.sub(r"\s+", " ", shared).replace(" )", ")").strip(" ,:"), [words[at] for words in split]
+
+
 def is_state(channel: Channel, model: KitModel) -> bool:
     """Whether a channel belongs among the states at the top of the kit page."""
     return channel.id == model.state_channel or channel.kind is ValueKind.ENUM or channel.safety
+
+
+def strips(model: KitModel) -> list[Stream]:
+    """The streams that are drawn as strip charts: fast, and of one unit so that the lanes compare."""
+    return [
+        stream
+        for stream in model.streams
+        if stream.rate_hz >= LEAST_STRIP_HZ and len({model.channel_by_id[name].unit for name in stream.channels}) == 1
+    ]
 
 
 def period_s(channel: Channel) -> float:
@@ -239,7 +340,7 @@ def period_s(channel: Channel) -> float:
 
 
 def bar_of(channel: Channel, value: float | None) -> Bar | None:
-    """A value against its channel's range, None for a channel without one. The fill grows from zero or the nearer end."""
+    """A value against its channel's range, None where it has none. The fill grows from zero or the nearer end."""
     low, high = channel.min, channel.max
     if low is None or high is None or channel.kind not in (ValueKind.INT, ValueKind.FLOAT):
         return None
@@ -266,7 +367,9 @@ def alarm_labels(model: KitModel, language: str, words: Words) -> dict[str, str]
     for channel in model.channels:
         label = channel.label.text(language)
         for name, limit in limits_of(channel.limits):
-            amount = f"{formats.number_text(limit, channel.decimals, language)} {formats.unit_text(channel.unit)}".strip()
+            amount = (
+                f"{formats.number_text(limit, channel.decimals, language)} {formats.unit_text(channel.unit)}".strip()
+            )
             labels[f"{channel.id}/{name}"] = f"{label}: {words['limit'][name]} ({amount})"
         for alarm in channel.alarms:
             labels[f"{channel.id}/{alarm.id}"] = alarm_label(alarm, language)
@@ -309,31 +412,42 @@ def channel_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
 
 
 def stream_data(model: KitModel, language: str) -> list[dict[str, Any]]:
-    """Each stream for its strip chart, with the scales to choose from: half a lane's height in the channels' unit."""
+    """What the islands must know of each stream to read its frames; `index` is its place in the kit model."""
     order = {channel.id: index for index, channel in enumerate(model.channels)}
+    return [
+        {
+            "index": index,
+            "rate": stream.rate_hz,
+            "channels": [
+                {
+                    "id": name,
+                    "label": short_label(model.channel_by_id[name]),
+                    "unit": formats.unit_text(model.channel_by_id[name].unit),
+                    "series": order[name] % SERIES_COLOURS,
+                }
+                for name in stream.channels
+            ],
+        }
+        for index, stream in enumerate(model.streams)
+    ]
+
+
+def strip_charts(model: KitModel, language: str) -> list[dict[str, Any]]:
+    """The strip charts for the template, with the scales to choose from: half a lane's height in the channels' unit."""
+    data = {stream.id: facts for stream, facts in zip(model.streams, stream_data(model, language), strict=True)}
     found: list[dict[str, Any]] = []
-    for index, stream in enumerate(model.streams):
+    for stream in strips(model):
         channels = [model.channel_by_id[name] for name in stream.channels]
-        unit = formats.unit_text(channels[0].unit)
-        scales = scales_of(channels)
+        unit, scales = formats.unit_text(channels[0].unit), scales_of(channels)
         found.append(
             {
                 "id": stream.id,
-                "index": index,
+                "index": data[stream.id]["index"],
                 "label": stream.label.text(language),
-                "rate": int(stream.rate_hz) if stream.rate_hz.is_integer() else stream.rate_hz,
+                "rate": f"{stream.rate_hz:g}",
                 "scales": [{"value": scale, "text": f"±{scale:g} {unit}".strip()} for scale in scales],
                 "scale": scales[len(scales) // 2],
-                "channels": [
-                    {
-                        "id": channel.id,
-                        "label": short_label(channel, stream),
-                        "unit": formats.unit_text(channel.unit),
-                        "series": order[channel.id] % SERIES_COLOURS,
-                        "decimals": channel.decimals,
-                    }
-                    for channel in channels
-                ],
+                "channels": data[stream.id]["channels"],
             }
         )
     return found
@@ -346,18 +460,29 @@ def scales_of(channels: Sequence[Channel]) -> list[float]:
     return [round(full * share, 6) for share in (0.05, 0.1, 0.25, 0.5, 1.0)]
 
 
-def short_label(channel: Channel, stream: Stream) -> str:
+def short_label(channel: Channel) -> str:
     """The electrode of an EEG channel as it is written everywhere (Fp1, Oz); else the last part of the id."""
     name = channel.id.rsplit(".", 1)[-1]
     return name[:1].upper() + name[1:] if channel.unit == "uV" else name
 
 
 def first_trends(model: KitModel) -> list[str]:
-    """The channels whose trends are shown at first: those with limits, in the model's order."""
-    numeric = [c for c in model.channels if c.kind in (ValueKind.INT, ValueKind.FLOAT)]
-    limited = [c.id for c in numeric if c.limits is not None and c.id not in model.stream_channels]
-    rest = [c.id for c in numeric if c.id not in limited and c.id not in model.stream_channels]
-    return (limited + rest)[:FIRST_TRENDS]
+    """The channels whose trends are shown at first: with limits, of different signals, of different stations."""
+    drawn = {name for stream in strips(model) for name in stream.channels}
+    numeric = [
+        channel
+        for channel in model.channels
+        if channel.kind in (ValueKind.INT, ValueKind.FLOAT) and channel.rate_hz is not None and channel.id not in drawn
+    ]
+    turns: Counter[str] = Counter()
+    ranked: list[tuple[bool, int, int, int, str]] = []
+    for index, channel in enumerate(sorted(numeric, key=lambda c: c.limits is None)):
+        signal = channel.id.rsplit(".", 1)[-1]
+        turns[signal] += 1
+        if turns[signal] == 1:
+            turns[f"{channel.station}."] += 1
+        ranked.append((channel.limits is None, turns[signal], turns[f"{channel.station}."], index, channel.id))
+    return [name for *_, name in sorted(ranked)[:FIRST_TRENDS]]
 
 
 def trend_choice(model: KitModel, language: str) -> list[dict[str, Any]]:

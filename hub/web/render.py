@@ -32,6 +32,7 @@ LANGUAGE_COOKIE = "epip_language"
 LANGUAGE_NAMES = {"en": "English", "zh": "中文", "ru": "Русский"}
 HTML_LANGUAGE = {"en": "en", "zh": "zh-Hans", "ru": "ru"}
 
+
 class CataloguesMissing(Exception):
     """The message catalogues are not compiled: build the pages first."""
 
@@ -84,7 +85,9 @@ def language(code: str) -> Language:
             text = text.replace("{" + name + "}", str(value))
         return text
 
-    environment.filters.update(number=number, age=age, fill=fill, unit=formats.unit_text, iso=formats.iso_text)
+    environment.filters.update(
+        number=number, count=formats.count_text, age=age, fill=fill, unit=formats.unit_text, iso=formats.iso_text
+    )
     environment.globals.update(
         asset=asset_url,
         words=found,

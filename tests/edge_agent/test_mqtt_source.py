@@ -126,6 +126,10 @@ def rows(frames: list[Frame], stream: str) -> int:
     return sum(len(frame.t) for frame in frames if frame.stream == stream)
 
 
+def values_of(events: list[Event]) -> list[tuple[str, float | None]]:
+    return [(event.channel, event.value) for event in events]
+
+
 def tcp(seq: int, t_ns: int | None = None, **fields: Any) -> dict[str, Any]:
     t = time.time_ns() if t_ns is None else t_ns
     body = {"seq": seq, "t_ns": t, "x": 1.0, "y": 2.0, "z": 3.0, "rx": 0.0, "ry": 0.0, "rz": 0.0, "speed": 5.0}
@@ -153,8 +157,8 @@ async def test_every_channel_of_the_robot_arrives_and_none_is_lost(each_broker: 
     tool = np.concatenate([frame.values for frame in frames if frame.stream == "tcp"], axis=1)
     pose = forward(axes[:6, 0].astype(np.float64))
     assert tool[:3, 0] == pytest.approx([pose.x, pose.y, pose.z], abs=0.01)
-    steps = np.diff(np.concatenate([frame.t for frame in frames if frame.stream == "axes"]))
-    assert np.all(steps > 0)
+    times = np.concatenate([frame.t for frame in frames if frame.stream == "axes"]).tolist()
+    assert times == sorted(set(times))
     assert source.counters | {"messages": 0, "repeated": 0} == dict.fromkeys(source.counters, 0)
 
 
@@ -270,6 +274,7 @@ WRONG = [
     tcp(3, x=[1]),
     tcp(4, x=10**400),
     {k: v for k, v in tcp(5).items() if k != "x"},
+    tcp(6, x=1e39),
     tcp("six"),  # type: ignore[arg-type]
     tcp(-7),
     tcp(True),
@@ -296,7 +301,7 @@ async def test_hostile_payloads_cost_themselves_and_nothing_else(broker: Broker)
     assert counters["bad_quality"] == 1
     assert source.facts["last_fault"] == "tcp: t_ns: expected UTC ns, found 'now'; time of receipt used"
     values = np.concatenate([frame.values for frame in frames], axis=1)
-    assert np.isnan(values[0]).sum() == 7
+    assert np.isnan(values[0]).sum() == 8
     now = time.time_ns()
     assert all(abs(int(t) - now) < 20e9 for frame in frames for t in frame.t)
 
@@ -310,7 +315,11 @@ async def test_states_are_sent_when_they_change_and_a_cycle_time_each_time(broke
         send("cycle", {"seq": 2, "t_ns": t + 1, "time": 12.5, "count": 2})
         for seq, state in enumerate((0, 0, "running", 7, None), start=1):
             send("state/program", {"seq": seq, "name": "a", "loaded": True, "execution_mode": 0, "state": state})
-        events, _ = await until(readings, lambda events, _frames: bool(events) and events[-1].quality != 0)
+        events, _ = await until(
+            readings,
+            # topics overtake each other, so both must have come to their end
+            lambda events, _frames: any(e.quality for e in events) and ("robot.cycles", 2.0) in values_of(events),
+        )
     seen = [(e.channel, e.value, e.text, e.quality) for e in events]
     assert [row for row in seen if row[0].startswith("robot.cycle")] == [
         ("robot.cycle_time", 12.5, None, 0),

@@ -129,7 +129,9 @@ from firmware_bridge.mqtt_link import MqttLink
 def said(up, detail):
     if up:
         print("up", flush=True)
-link = MqttLink(sys.argv[1], client_id=sys.argv[2], will=("will", b"gone"), on_message=lambda t, p: None, on_connection=said)
+link = MqttLink(
+    sys.argv[1], client_id=sys.argv[2], will=("will", b"gone"), on_message=lambda t, p: None, on_connection=said
+)
 link.start()
 sys.stdin.read()
 link.stop()

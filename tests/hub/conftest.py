@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 
+from hub.accounts import passwords
 from hub.accounts.person import Person, Role
 from hub.accounts.service import Accounts, NewPerson
 from hub.app import create_app
+from hub.catalog import kit_models
 from hub.catalog.kit_models import load_kit_models
 from hub.catalog.service import Catalog
 from hub.database import Database, open_database
 from hub.parts import HubParts
 from hub.settings import HubSettings, parse_settings
+from lab_contract.kit import builtin_kit_models
 
 NS = 1_000_000_000
 HERE = "http://127.0.0.1"
@@ -97,6 +102,23 @@ class Browser:
     @property
     def cookie(self) -> str | None:
         return self.http.cookies.get("epip_session")
+
+
+@pytest.fixture(autouse=True)
+def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cheap password hashes, and kit models parsed once, unless a test asks for `real_hashes`."""
+    monkeypatch.setattr(kit_models, "builtin_kit_models", lambda: dict(_builtin()))
+    if "real_hashes" not in request.fixturenames:
+        monkeypatch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        monkeypatch.setattr(passwords, "_nobody_hash", None)
+
+
+_builtin = cache(builtin_kit_models)
+
+
+@pytest.fixture
+def real_hashes() -> None:
+    """Password hashes as in use."""
 
 
 @pytest.fixture

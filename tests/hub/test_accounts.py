@@ -27,6 +27,7 @@ def test_a_person_signs_in_with_their_own_password_alone(accounts: Accounts) -> 
         accounts.sign_in("anna", PASSWORD + ".", address="a")
 
 
+@pytest.mark.usefixtures("real_hashes")
 def test_the_database_holds_an_argon2id_hash_and_no_password(accounts: Accounts, database: Database) -> None:
     accounts.add_person(ANNA, PASSWORD)
     with database.reading() as session:
@@ -40,6 +41,7 @@ def test_the_same_word_typed_on_another_keyboard_is_the_same_password(accounts: 
     assert accounts.sign_in("anna", "пароль ключей е\u0308", address="a")
 
 
+@pytest.mark.usefixtures("real_hashes")
 def test_a_hash_made_with_weaker_parameters_is_renewed_at_sign_in(accounts: Accounts, database: Database) -> None:
     accounts.add_person(ANNA, PASSWORD)
     with database.transaction() as session:
@@ -49,6 +51,7 @@ def test_a_hash_made_with_weaker_parameters_is_renewed_at_sign_in(accounts: Acco
         assert "m=65536" in session.query(PersonRow).one().password_hash
 
 
+@pytest.mark.usefixtures("real_hashes")
 def test_an_unknown_name_costs_a_hash_too_so_that_time_does_not_tell_who_exists(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ const digest = process.argv[2] ?? "";
 const files = {};
 
 // Built in templates as `is-{{ state }}` and the like, where no purge can see them: see hub/web/assets/src/hub.css.
-const safelist = { greedy: [/^is-/, /^sev-/, /^link-/, /^uplot$/, /^u-/] };
+const safelist = { greedy: [/^is-/, /^sev-/, /^link-/, /^series-/, /^uplot$/, /^u-/] };
 
 function hashed(name, content) {
   const hash = createHash("sha256").update(content).digest("base64url").slice(0, 10);

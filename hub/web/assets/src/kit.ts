@@ -131,13 +131,10 @@ const link = new LiveLink(data.live, data.now_ms, format, {
   },
   frame(frame) {
     const index = new DataView(frame).getUint8(7);
-    const strip = strips.get(index);
     const stream = data.streams.find((s) => s.index === index);
-    if (!strip || !stream) return;
-    strip.frame(frame);
-    const last = new DataView(frame).getFloat64(8, true) + (1000 * new DataView(frame).getUint16(4, true)) / stream.rate;
-    const connection = data.channels[stream.channels[0]?.id ?? ""]?.connection;
-    if (connection) heard(connection, last);
+    if (!stream) return;
+    strips.get(index)?.frame(frame);
+    newestOf(frame, stream);
   },
   tick(now) {
     refresh(now);
@@ -159,6 +156,18 @@ function take(value: Value): void {
   cells.get(id)?.show(value);
   const connection = data.channels[id]?.connection;
   if (connection) heard(connection, t);
+}
+
+/** The last sample of a frame as values: a slow stream is shown like any other channels. */
+function newestOf(frame: ArrayBuffer, stream: StreamData): void {
+  const view = new DataView(frame);
+  const n = view.getUint16(4, true);
+  if (!n) return;
+  const t = view.getFloat64(8, true) + (1000 * (n - 1)) / stream.rate;
+  for (const [c, channel] of stream.channels.entries()) {
+    const value = view.getFloat32(16 + 4 * (c * n + n - 1), true);
+    take([channel.id, t, Number.isNaN(value) ? null : value, null, 0]);
+  }
 }
 
 function heard(connection: string, t: number): void {

@@ -7,7 +7,7 @@ import { seriesColour, theme } from "./theme";
 export interface StreamData {
   index: number;
   rate: number;
-  channels: { id: string; label: string; unit: string; series: number; decimals: number }[];
+  channels: { id: string; label: string; unit: string; series: number }[];
 }
 
 const WINDOWS_S = [2, 5, 10];

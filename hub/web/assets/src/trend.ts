@@ -167,10 +167,10 @@ class Plot {
       height: PLOT_HEIGHT,
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), this.panel.options.zone),
       legend: { show: false },
-      padding: [8, 8, 0, 0],
+      padding: [8, 28, 0, 0],
       scales: { x: { time: true, auto: false }, y: { range: (_chart, low, high) => this.valueRange(low, high) } },
       axes: [
-        { ...axis, size: 28, gap: 6, values: (_chart, ticks) => ticks.map((s) => this.clockLabel(s)) },
+        { ...axis, size: 28, gap: 6, space: 88, values: (_chart, ticks) => ticks.map((s) => this.clockLabel(s)) },
         {
           ...axis,
           size: 72,
@@ -238,7 +238,8 @@ class Plot {
     context.lineWidth = ratio;
     context.font = theme.font().replace(/^\d+px/, `${Math.round(12 * ratio)}px`);
     context.textAlign = "right";
-    for (const [name, limit] of this.meta.limits) {
+    let taken = -Infinity;
+    for (const [name, limit] of [...this.meta.limits].reverse()) {
       const y = Math.round(chart.valToPos(limit, "y", true)) + 0.5;
       if (y < top || y > top + height) continue;
       const strong = name === "lo_lo" || name === "hi_hi";
@@ -248,8 +249,11 @@ class Plot {
       context.moveTo(left, y);
       context.lineTo(left + width, y);
       context.stroke();
-      const above = name.startsWith("lo");
-      context.fillText(this.panel.format.number(limit, this.meta.decimals), left + width, above ? y + 13 * ratio : y - 4 * ratio);
+      const label = name.startsWith("lo") ? y + 13 * ratio : y - 4 * ratio;
+      // Limits close to each other: one number is readable, two above each other are not.
+      if (Math.abs(label - taken) < 13 * ratio) continue;
+      taken = label;
+      context.fillText(this.panel.format.number(limit, this.meta.decimals), left + width, label);
     }
     context.setLineDash([]);
     context.fillStyle = colours.alarm;

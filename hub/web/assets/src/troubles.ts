@@ -31,7 +31,7 @@ export function troubleList(
     const text = make("span", {}, make("span", { class: "word" }, format.word("severity", alarm.severity)), ` ${alarm.label}`);
     if (alarm.since_ms !== null) {
       const own = zones.zone === zones.workshop_zone ? "" : ` (${format.time(alarm.since_ms, zones.zone)} ${zones.mine})`;
-      text.append(" ", make("span", { class: "muted" }, `${format.time(alarm.since_ms, zones.workshop_zone)}${own}`));
+      text.append(" ", make("span", { class: "muted nowrap" }, `${format.time(alarm.since_ms, zones.workshop_zone)}${own}`));
     }
     const shape = icon(alarm.severity === "warning" ? "warning" : "alarm");
     items.push(make("li", { class: `sev-${alarm.severity}` }, shape, text));
