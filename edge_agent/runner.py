@@ -25,8 +25,9 @@ BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 10.0
 MISCONFIGURED_RETRY_S = 60.0
 """Someone may have mended the equipment's side meanwhile; the settings themselves are read at the start only."""
-STALL_S = 5.0
-"""A connection with streams that is silent this long is opened anew: an unplugged board gives no error at all."""
+STALL_S = 15.0
+"""A connection with streams that is silent this long is opened anew: an unplugged board gives no error at all. Sources
+that know their equipment better notice it sooner."""
 OPEN_S = 30.0
 CLOSE_S = 5.0
 

@@ -35,6 +35,10 @@ class SerialSession:
             raise SourceUnavailable(str(error)) from None
         except PortInvalid as error:
             raise SourceMisconfigured("port", str(error)) from None
+        except asyncio.CancelledError:
+            # The thread goes on opening; told to close, it lets go of the port by itself.
+            await self.close()
+            raise
 
     async def read(self, timeout_s: float) -> list[Chunk]:
         """What has come since the last call, waiting for it at most `timeout_s`; empty after that time.

@@ -26,8 +26,6 @@ from lab_contract.errors import KitModelInvalid, Problem
 from lab_contract.kit import Connection, KitModel, Stream, find_kit_model, problems_of
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?$")]
-FILE_SETTINGS = ("ca_file",)
-"""Settings of hub and sources that name a file which must be readable before the start."""
 
 
 class _Part(BaseModel):
@@ -236,9 +234,7 @@ class _Reader:
         try:
             source = self._load(connection.protocol)
         except ModuleNotFoundError as error:
-            self._fault(
-                place, f"expected the extra [edge] installed, {error.name!r} is missing"
-            )
+            self._fault(place, f"expected the extra [edge] installed, {error.name!r} is missing")
             return None
         settings = self._validated(source.Settings, connection.settings, written, kit, place, f"{model_place}.settings")
         if settings is not None:
@@ -309,9 +305,9 @@ class _Reader:
         return password
 
     def _files(self, settings: BaseModel, place: str) -> None:
-        for name in FILE_SETTINGS:
-            path = getattr(settings, name, None)
-            if path is not None and not (self._base / path).is_file():
+        """Whatever a source names as a Path is a file that it will read: a certificate, a key."""
+        for name, path in settings:
+            if isinstance(path, Path) and name != "password_file" and not (self._base / path).is_file():
                 self._fault(f"{place}.{name}", f"expected a readable file, found {str(self._base / path)!r}")
 
     def _fault(self, place: str, expected: str) -> None:

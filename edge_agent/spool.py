@@ -9,6 +9,7 @@ knows by its id.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import queue
 import secrets
@@ -184,7 +185,7 @@ class Spool:
             log.exception("the spool has ended")
             if not opened.done():
                 opened.set_exception(error)
-            for request in (*self._group, *iter(self._requests.get, None)):
+            for request in itertools.chain(self._group, iter(self._requests.get, None)):
                 if not request.done.done():
                     request.done.set_exception(error)
 

@@ -17,7 +17,7 @@ import random
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +32,15 @@ BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 10.0
 HANDSHAKE_S = 10.0
 """How long the broker may take from the TCP connection to the last granted subscription."""
+SUBSCRIBE_ATTEMPTS = 3
+"""A broker under load answers a subscription that it would grant with the same refusal as one that it never will."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    topic: str
+    qos: int
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,9 @@ class BrokerAddress:
 def parse_url(url: str) -> BrokerAddress:
     """The address in `mqtt://host:port` or `mqtts://host:port`. Raises ValueError with the expected form."""
     parts = urlsplit(url)
-    expected = f"expected mqtt://host:port or mqtts://host:port, found {url!r}"
+    # A password written into the address by mistake must not come out in a log.
+    shown = f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else url
+    expected = f"expected mqtt://host:port or mqtts://host:port, found {shown!r}"
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.username:
         raise ValueError(expected)
     try:
@@ -93,7 +104,7 @@ class MqttLink:
         self._subscriptions: dict[str, int] = {}
         self._lock = threading.Lock()
         self._client: paho.Client | None = None
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, _Request] = {}
         self._ended = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -130,7 +141,7 @@ class MqttLink:
             self._subscriptions[topic] = qos
             client = self._client
             if client is not None and client.is_connected():
-                self._request(client, topic, qos)
+                self._request(client, _Request(topic, qos))
 
     def publish(self, topic: str, payload: bytes, qos: int = 1) -> bool:
         """Hand a message to the broker; False where it was not taken, and then the caller still has it.
@@ -151,6 +162,8 @@ class MqttLink:
         attempt = 0
         while not self._stopping.is_set():
             self._ended.clear()
+            if self._stopping.is_set():
+                return  # `stop` came between the two lines above
             connected_before = self.counters["connects"]
             client = self._new_client()
             try:
@@ -160,6 +173,8 @@ class MqttLink:
             else:
                 self._client = client
                 client.loop_start()
+                if self._stopping.is_set():
+                    client.disconnect()  # `stop` came before it could see this client
                 self._wait_for_end(client)
                 self._client = None
                 client.loop_stop()
@@ -202,7 +217,7 @@ class MqttLink:
             self._ended.set()
 
         def on_subscribe(_c: paho.Client, _u: Any, mid: int, reasons: list[ReasonCode], _p: Any) -> None:
-            self._guard(self._granted, mid, reasons)
+            self._guard(self._granted, client, mid, reasons)
 
         def on_publish(_c: paho.Client, _u: Any, _mid: int, reason: ReasonCode, _p: Any) -> None:
             if reason.is_failure:
@@ -237,23 +252,25 @@ class MqttLink:
         with self._lock:
             self._waiting.clear()
             for topic, qos in self._subscriptions.items():
-                self._request(client, topic, qos)
+                self._request(client, _Request(topic, qos))
             if self._waiting:
                 return
         self._up()
 
-    def _request(self, client: paho.Client, topic: str, qos: int) -> None:
-        code, mid = client.subscribe(topic, qos)
+    def _request(self, client: paho.Client, request: _Request) -> None:
+        code, mid = client.subscribe(request.topic, request.qos)
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
-            self._waiting.add(mid)
+            self._waiting[mid] = request
 
-    def _granted(self, mid: int, reasons: list[ReasonCode]) -> None:
-        refused = sum(1 for reason in reasons if reason.is_failure)
-        if refused:
-            self.counters["refused_subscriptions"] += refused
-            log.warning("the broker refused %d subscription(s): the account may not hear that topic", refused)
+    def _granted(self, client: paho.Client, mid: int, reasons: list[ReasonCode]) -> None:
         with self._lock:
-            self._waiting.discard(mid)
+            request = self._waiting.pop(mid, None)
+            if request is not None and any(reason.is_failure for reason in reasons):
+                if request.attempt < SUBSCRIBE_ATTEMPTS:
+                    self._request(client, replace(request, attempt=request.attempt + 1))
+                else:
+                    self.counters["refused_subscriptions"] += 1
+                    log.warning("the broker refused a subscription: may this account hear %s?", request.topic)
             ready = not self._waiting and not self.connected
         if ready:
             self._up()

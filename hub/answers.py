@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.websockets import WebSocket, WebSocketState
 
+from hub.accounts.access import look_at_caller
 from hub.errors import HubError, NotFound, NotReady, RequestRefused, SignInNeeded
 from hub.parts import parts_of
 from hub.web.render import error_page
@@ -39,7 +40,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _hub_error(connection: Any, error: Any) -> Response | None:
+async def _hub_error(connection: Any, error: Any) -> Any:
     if isinstance(connection, WebSocket):
         await refuse(connection, error)
         return None
@@ -47,6 +48,8 @@ async def _hub_error(connection: Any, error: Any) -> Response | None:
 
 
 async def _http_exception(request: Request, error: Any) -> Response:
+    if wants_page(request):
+        await look_at_caller(request)
     if error.status_code == 404:
         return answer(request, NotFound(), headers=error.headers)
     return answer(request, RequestRefused(error.status_code, str(error.detail)), headers=error.headers)

@@ -25,6 +25,7 @@ from hub.compression import Compression
 from hub.errors import CannotRun
 from hub.health.pages import router as health_pages
 from hub.health.routes import router as health_routes
+from hub.live.routes import router as live_routes
 from hub.parts import HubParts
 from hub.security import Guard, ReadyGate
 from hub.settings import HubSettings
@@ -48,6 +49,7 @@ ROUTERS = (
     catalog_routes,
     health_pages,
     health_routes,
+    live_routes,
     static_files,
 )
 

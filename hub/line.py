@@ -6,6 +6,7 @@ edges =MQTT=> broker -> ingest -> store -> live -> pages and WebSockets
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,15 +27,20 @@ from hub.store.base import StoreError, StoreHealth, StoreUnavailable, TelemetryS
 
 __all__ = ["BrokerAccount", "KitEntry", "Line", "LineHealth", "edge_account"]
 
+log = logging.getLogger(__name__)
+
 READY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class LineHealth:
-    """How the line is; `ok` where each part is. `quarantine` counts what is kept aside, by reason."""
+    """How the line is; `ok` where each part is. `quarantine` counts what is kept aside, by reason; `accounts_fault`
+    says why changed accounts are not in force.
+    """
 
     ok: bool
     broker: BrokerHealth
+    accounts_fault: str
     ingest: IngestHealth
     store: StoreHealth
     quarantine: Mapping[str, int]
@@ -65,6 +71,7 @@ class Line:
         self._stack = AsyncExitStack()
         self._broker = NatsBroker(data / "broker", broker_port)
         self._ingest: Ingest | None = None
+        self._accounts_fault = ""
         self.edges = EdgeRegistry(clock)
         self.store: TelemetryStore
         self.live: LiveFeed
@@ -108,8 +115,18 @@ class Line:
         )
 
     async def reload_accounts(self) -> None:
-        """Let the broker know changed accounts. Raises BrokerUnavailable where it refuses them."""
-        await asyncio.to_thread(self._broker.reload, self._accounts())
+        """Let the broker know changed accounts.
+
+        Where it does not take them over, the former ones stay in force, and `health` says so until a reload succeeds: a
+        hub that runs must not end for it.
+        """
+        try:
+            await asyncio.to_thread(self._broker.reload, self._accounts())
+        except (BrokerUnavailable, ValueError) as error:
+            self._accounts_fault = str(error)
+            log.error("changed accounts are not in force: %s", error)
+        else:
+            self._accounts_fault = ""
 
     def health(self) -> LineHealth:
         """How the line is. Blocks for the store's answer: call it from a worker thread."""
@@ -120,8 +137,8 @@ class Line:
         except StoreUnavailable as error:
             store = StoreHealth(False, str(error), store.store_id, store.commits, store.samples, store.failures)
             quarantine = {}
-        ok = broker.running and ingest.ok and store.ok
-        return LineHealth(ok, broker, ingest, store, quarantine, dict(self.live.counters))
+        ok = broker.running and ingest.ok and store.ok and not self._accounts_fault
+        return LineHealth(ok, broker, self._accounts_fault, ingest, store, quarantine, dict(self.live.counters))
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:

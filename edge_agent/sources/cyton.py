@@ -123,8 +123,8 @@ class CytonSource:
     async def open(self) -> None:
         """Reset the board, check who it is, set it and start it. Raises SourceUnavailable or SourceMisconfigured."""
         session = SerialSession(self._settings.port, baudrate=self._settings.baudrate, clock=self._clock)
-        self._session = session
         await session.open()
+        self._session = session
         # A board left streaming by a process that died would answer in the middle of its packets.
         await session.write(cyton.STOP)
         banner = await self._reset(session)

@@ -103,8 +103,8 @@ class KitLinkSource:
     async def open(self) -> None:
         """Ask the controller who it is. Raises SourceUnavailable or SourceMisconfigured."""
         session = SerialSession(self._settings.port, baudrate=self._settings.baudrate, clock=self._clock)
-        self._session = session
         await session.open()
+        self._session = session
         self._decoder = FrameDecoder()
         self._counted: dict[str, int] = {}
         self._latest: dict[str, float] = {}
@@ -193,7 +193,8 @@ class KitLinkSource:
                 events.append(Event(channel.id, t, None, quality=NO_VALUE, t_receipt=receipt))
                 continue
             text = channel.state_name(int(value)) if channel.kind is ValueKind.ENUM else None
-            events.append(Event(channel.id, t, float(value), text, t_receipt=receipt))
+            # What travelled as float32 deserves no more digits: 0.05, not 0.05000000074505806.
+            events.append(Event(channel.id, t, round(float(value), 6), text, t_receipt=receipt))
         return events
 
     def _is_same(self, channel: str, value: float) -> bool:

@@ -39,8 +39,12 @@ SILENT_S = 3.0
 """Without a word for this long (or three of its own keep-alives) the server counts as gone."""
 LIFETIME_S = 60.0
 """After this time without us the server forgets subscription and session; small PLCs have few of them."""
-QUEUE_LEAST = 10
-"""Least queue of an item, for channels that change in bursts."""
+WATCHDOG_S = 1.5
+"""Asking the server for its state this often, and giving it as long to answer, finds a frozen one within 3 s."""
+QUEUE_S = 10.0
+"""What the queue of an item holds: a workshop PC may be busy for seconds, and two publishing intervals are gone then."""
+QUEUE_LEAST, QUEUE_MOST = 10, 500
+"""The least for slow channels that change in bursts; the most for the memory of a small PLC."""
 SHOWN = 5
 """Tags named in a fact; the counters have the number."""
 
@@ -120,9 +124,17 @@ class _Item:
     revised_ms: float = 0.0
     revised_queue: int = 0
 
+    @property
+    def is_slowed(self) -> bool:
+        """The server samples it more slowly than asked, beyond what rounding makes of it."""
+        return self.revised_ms > self.sampling_ms * 1.01
+
 
 class OpcuaSource:
-    """Reads a server's tags. The counters `missing` and `slowed` say how many tags are so now; the others only grow."""
+    """Reads a server's tags. Counters only grow: `missing` and `slowed` count how often a tag was found so.
+
+    How it is now stands in `facts`: the revised intervals and queues, and the tags that are missing.
+    """
 
     Settings: ClassVar[type[BaseModel]] = OpcuaSettings
     Address: ClassVar[type[BaseModel]] = OpcuaAddress
@@ -150,7 +162,7 @@ class OpcuaSource:
         await self.close()
         settings = self._settings
         credentials = await asyncio.to_thread(read_credentials, settings, self._context.base)
-        client = Client(settings.endpoint, timeout=settings.timeout_s, watchdog_intervall=1.0)
+        client = Client(settings.endpoint, timeout=settings.timeout_s, watchdog_intervall=WATCHDOG_S)
         client.name = client.description = "EPIP edge agent"
         client.session_timeout = int(LIFETIME_S * 1000)
         client.connection_lost_callback = self._on_lost
@@ -173,6 +185,7 @@ class OpcuaSource:
 
     async def readings(self) -> AsyncIterator[Reading]:
         """The events of one publish response at a time; an empty list says that the server lives and has no news."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._retry_missing()
             if self._pending:
@@ -183,10 +196,14 @@ class OpcuaSource:
             if self._lost is not None:
                 raise SourceUnavailable(self._lost)
             self._arrived.clear()
+            asleep = loop.time()
             try:
                 async with asyncio.timeout(self._silent_s):
                     await self._arrived.wait()
             except TimeoutError:
+                if loop.time() - asleep > self._silent_s + 1:
+                    # It was this machine that stood still; what the server sent meanwhile is about to be read.
+                    continue
                 raise SourceUnavailable(f"{self._settings.endpoint}: silent for {self._silent_s:g} s") from None
 
     async def close(self) -> None:
@@ -234,7 +251,7 @@ class OpcuaSource:
             ) from None
 
     async def _on_lost(self, error: Exception) -> None:
-        # Called by asyncua's watchdog, which reads the server's state each second: a frozen server is found within 2 s.
+        # Called by asyncua's watchdog, which reads the server's state all WATCHDOG_S.
         self._lose(f"{self._settings.endpoint}: {str(error) or 'no answer to the watchdog'}")
 
     def _lose(self, why: str) -> None:
@@ -290,6 +307,7 @@ class OpcuaSource:
             now = clock.time_ns()
             for item, problem in zip(some, before, strict=True):
                 if item.problem is not None and item.problem != problem:
+                    self.counters["missing"] += 1
                     # A tag that is not there is a state of the channel, not silence.
                     events.append(Event(item.channel, now, None, None, ua.StatusCodes.BadNodeIdUnknown, None, now))
         if events:
@@ -346,8 +364,7 @@ class OpcuaSource:
         requests = []
         for item, node in nodes:
             # Asked for explicitly: 0 is without bound for some servers and 1 for others, which lose values then.
-            least = max(QUEUE_LEAST, 2 * math.ceil(self._publishing_ms / item.sampling_ms))
-            item.queue = item.address.queue_size or least
+            item.queue = item.address.queue_size or _queue_size(self._publishing_ms, item.sampling_ms)
             requests.append(
                 ua.MonitoredItemCreateRequest(
                     ItemToMonitor=ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds.Value),
@@ -372,6 +389,7 @@ class OpcuaSource:
                 item.problem = None
                 item.revised_ms = result.RevisedSamplingInterval
                 item.revised_queue = result.RevisedQueueSize
+                self.counters["slowed"] += item.is_slowed
             else:
                 item.monitored = None
                 item.problem = result.StatusCode.name
@@ -379,18 +397,12 @@ class OpcuaSource:
     def _report(self) -> None:
         missing = [f"{item.channel} {item.problem}" for item in self._items if item.problem]
         read = [item for item in self._items if not item.problem]
-        slowed = [
-            f"{item.channel} {_asked(item.revised_ms, item.sampling_ms)}"
-            for item in read
-            if item.revised_ms > item.sampling_ms * 1.01
-        ]
+        slowed = [f"{item.channel} {_asked(item.revised_ms, item.sampling_ms)}" for item in read if item.is_slowed]
         shortened = [
             f"{item.channel} {_asked(item.revised_queue, item.queue)}"
             for item in read
             if item.revised_queue < item.queue
         ]
-        self.counters["missing"] = len(missing)
-        self.counters["slowed"] = len(slowed)
         self.facts["tags"] = f"{len(read)} of {len(self._items)}"
         self.facts["missing"] = _some(missing)
         self.facts["sampling_interval_ms"] = _some(slowed) if slowed else "as asked"
@@ -457,6 +469,13 @@ def _item(handle: int, bound: BoundChannel, settings: OpcuaSettings) -> _Item:
         sampling = 500 / channel.rate_hz if channel.rate_hz else settings.publishing_interval_ms
     names = {value.value: value.id for value in channel.values}
     return _Item(handle, channel.id, channel.kind, address, sampling, names)
+
+
+def _queue_size(publishing_ms: float, sampling_ms: float) -> int:
+    """Values of QUEUE_S, within bounds; never fewer than two publishing intervals bring."""
+    needed = 2 * math.ceil(publishing_ms / sampling_ms)
+    wanted = math.ceil(QUEUE_S * 1000 / sampling_ms)
+    return max(needed, min(max(wanted, QUEUE_LEAST), QUEUE_MOST))
 
 
 def _value(item: _Item, raw: Any) -> tuple[float | None, str | None]:

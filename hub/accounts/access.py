@@ -37,6 +37,7 @@ __all__ = [
     "adopt",
     "clear_session_cookie",
     "csrf_token",
+    "look_at_caller",
     "person_of",
     "session_token",
     "set_session_cookie",
@@ -71,7 +72,7 @@ class AccessRule:
 
     async def __call__(self, connection: HTTPConnection) -> Person | None:
         """The caller; None only where the rule lets nobody in particular in."""
-        visit = await _visit(connection)
+        visit = await look_at_caller(connection)
         if self.roles is not None:
             if visit.person is None:
                 raise SignInNeeded()
@@ -98,7 +99,8 @@ Technical = Annotated[Person, Depends(AccessRule("technical", frozenset({Role.AD
 Administrator = Annotated[Person, Depends(AccessRule("administrator", frozenset({Role.ADMINISTRATOR})))]
 
 
-async def _visit(connection: HTTPConnection) -> Visit:
+async def look_at_caller(connection: HTTPConnection) -> Visit:
+    """Finds out who calls, once a request. Rules do; an error page does where no rule has run (an unknown address)."""
     known: Visit | None = getattr(connection.state, "visit", None)
     if known is not None:
         return known

@@ -126,7 +126,11 @@ class NatsBroker:
                 return
             start = self._log.stat().st_size
             process.send_signal(signal.SIGHUP)
-            self._wait_for(lambda: "Reloaded server configuration" in self._said_since(start), "it did not reload")
+            self._wait_for(
+                # A server that dies meanwhile is started again with the new file, as soon as the lock is free.
+                lambda: "Reloaded server configuration" in self._said_since(start) or process.poll() is not None,
+                "it did not reload",
+            )
 
     def stop(self) -> None:
         """End the server in order, by force where it does not go. Idempotent."""
@@ -178,18 +182,14 @@ class NatsBroker:
             old.unlink()
         start = self._log.stat().st_size if self._log.exists() else 0
         # A session of its own: Ctrl-C in the terminal reaches the hub, which ends the broker after its clients.
-        detached = (
-            {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-            if os.name == "nt"
-            else {"start_new_session": True}
-        )
         try:
             process = subprocess.Popen(
                 [str(self._binary), "-c", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                **detached,
+                start_new_session=os.name != "nt",
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except OSError as error:
             raise BrokerUnavailable(f"cannot run {self._binary.name}: {error}") from error

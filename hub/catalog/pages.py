@@ -6,24 +6,26 @@ there through the WebSocket.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from hub.accounts.access import SignedIn
+from hub.accounts.access import SignedIn, Staff, csrf_token
 from hub.accounts.person import Person
 from hub.catalog import panel
-from hub.catalog.panel import KitNow, Panel
+from hub.catalog.panel import Panel
 from hub.catalog.service import Kit, Workshop
+from hub.errors import N_, NotFound
+from hub.live.state import KitView
 from hub.parts import HubParts, Parts
 from hub.web.formats import LANGUAGES
 from hub.web.render import Crumb, json_block, language, page
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
-CARD_WORDS = ("age", "card", "connection", "link", "severity", "state", "value")
+CARD_WORDS = ("age", "card", "connection", "link", "severity", "state", "value", "wrong")
 KIT_WORDS = (*CARD_WORDS, "alarms", "bool", "strip", "trend")
 
 
@@ -38,7 +40,7 @@ def workshops(request: Request, hub: Parts, person: SignedIn) -> Response:
         {
             **panel.workshop_facts(workshop, code),
             "kits": len(workshop.kits),
-            "worst": panel.worst_state(kit_now(hub, kit, now_ns).state for kit in workshop.kits),
+            "worst": panel.worst_state(panel.shown_state(_view(hub, kit)) for kit in workshop.kits),
         }
         for workshop in found
     ]
@@ -49,13 +51,13 @@ def workshops(request: Request, hub: Parts, person: SignedIn) -> Response:
 def workshop_page(request: Request, hub: Parts, person: SignedIn, workshop_id: str) -> HTMLResponse:
     """One workshop at a glance. Raises NotFound."""
     workshop, now_ns = hub.catalog.workshop(workshop_id), hub.clock.time_ns()
-    now = {kit.id: kit_now(hub, kit, now_ns) for kit in workshop.kits}
+    views = {kit.id: _view(hub, kit) for kit in workshop.kits}
     return page(
         request,
         "workshop.html",
         now_ns=now_ns,
         path=[Crumb(workshop.name.text(_language(person)))],
-        **workshop_context(workshop, now, person, now_ns),
+        **workshop_context(workshop, views, person, now_ns),
     )
 
 
@@ -68,29 +70,45 @@ def kit_page(request: Request, hub: Parts, person: SignedIn, kit_id: str) -> HTM
         Crumb(workshop.name.text(code), f"/workshops/{workshop.id}"),
         Crumb(kit.name.text(code)),
     ]
-    context = kit_context(kit, workshop, kit_now(hub, kit, now_ns), person, now_ns)
+    context = kit_context(kit, workshop, _view(hub, kit), person, csrf_token(request))
     return page(request, "kit.html", now_ns=now_ns, path=path, **context)
 
 
-def kit_now(hub: HubParts, kit: Kit, now_ns: int) -> KitNow:
-    """The line's live view of a kit, as the pages need it."""
-    raise NotImplementedError
+@router.post("/kits/{kit_id}/alarms/clear")
+async def clear_alarm(
+    hub: Parts,
+    person: Staff,
+    kit_id: str,
+    channel: Annotated[str, Form(max_length=64)],
+    alarm: Annotated[str, Form(max_length=64)],
+) -> Response:
+    """Lets go of a latched alarm whose cause has gone; no fault where somebody else was quicker. Raises NotFound."""
+    kit = hub.catalog.kit(kit_id)
+    hub.line.live.clear_alarm(kit.id, channel, alarm)
+    return RedirectResponse(f"/kits/{kit.id}", 303)
+
+
+def _view(hub: HubParts, kit: Kit) -> KitView:
+    view = hub.line.live.view(kit.id)
+    if view is None:
+        raise NotFound(N_("There is no kit %(id)s."), id=kit.id)
+    return view
 
 
 def _language(person: Person) -> str:
     return person.language if person.language in LANGUAGES else "en"
 
 
-def workshop_context(workshop: Workshop, now: dict[str, KitNow], person: Person, now_ns: int) -> dict[str, Any]:
+def workshop_context(workshop: Workshop, views: dict[str, KitView], person: Person, now_ns: int) -> dict[str, Any]:
     """What the workshop's template needs."""
     code = _language(person)
     words = language(code).words
-    cards = [Panel(kit, now[kit.id], code, words, now_ns).card() for kit in workshop.kits]
+    cards = [Panel(kit, views[kit.id], code, words).card() for kit in workshop.kits]
     kits = {
         kit.id: {
             "states": panel.state_labels(kit.model.channel_by_id[kit.model.state_channel], code),
             "alarms": panel.alarm_labels(kit.model, code, words),
-            "connections": panel.connection_labels(kit.model, code),
+            "links": panel.links_data(kit.model, code),
         }
         for kit in workshop.kits
     }
@@ -106,28 +124,24 @@ def workshop_context(workshop: Workshop, now: dict[str, KitNow], person: Person,
     }
 
 
-def kit_context(kit: Kit, workshop: Workshop, now: KitNow, person: Person, now_ns: int) -> dict[str, Any]:
+def kit_context(kit: Kit, workshop: Workshop, view: KitView, person: Person, csrf: str) -> dict[str, Any]:
     """What the kit's template needs."""
     code = _language(person)
     words = language(code).words
-    shown = Panel(kit, now, code, words, now_ns)
+    shown = Panel(kit, view, code, words)
     data = {
-        **_link_data(f"/live/kits/{kit.id}", workshop, person, now_ns),
+        **_link_data(f"/live/kits/{kit.id}", workshop, person, view.now_ns),
         "kit": kit.id,
+        "csrf": csrf if person.is_staff else None,
         "words": {name: words[name] for name in KIT_WORDS},
         "channels": panel.channel_data(kit.model, code),
         "alarms": panel.alarm_labels(kit.model, code, words),
-        "connections": panel.connection_labels(kit.model, code),
+        "links": panel.links_data(kit.model, code),
         "streams": panel.stream_data(kit.model, code),
         "chosen": panel.first_trends(kit.model),
         "values": [
-            [name, latest.t / 1e6, latest.value, latest.text, latest.quality] for name, latest in now.values.items()
+            [name, latest.t / 1e6, latest.value, latest.text, latest.quality] for name, latest in view.values.items()
         ],
-        "state": {
-            "state": now.state,
-            "data_t_ms": None if now.data_t is None else now.data_t / 1e6,
-            "connections": [{"id": link.id, "state": link.state, "detail": link.detail} for link in now.links],
-        },
     }
     return {
         "workshop": panel.workshop_facts(workshop, code),
@@ -150,5 +164,4 @@ def _link_data(live: str, workshop: Workshop, person: Person, now_ns: int) -> di
         "zone": person.zone,
         "workshop_zone": workshop.zone,
         "mine": language(code).words["card"]["mine"],
-        "stale_ms": int(panel.STALE_S * 1000),
     }

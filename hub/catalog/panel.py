@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from hub.catalog.service import Kit, Workshop
+from hub.live.state import AGENT, KitView, Wrong
 from hub.web import formats
 from hub.web.words import Words
-from lab_contract.kit import Alarm, Channel, KitModel, Limits, Stream, ValueKind
+from lab_contract.kit import Channel, KitModel, Limits, Severity, Stream, ValueKind
 
 NS_PER_S = 1_000_000_000
-STALE_S = 5.0
-"""Data of a connection older than this is stale and never shown as live."""
 LEAST_AGE_SHOWN_S = 1.0
 """Batching alone makes fast values up to this old."""
 SERIES_COLOURS = 8
@@ -27,44 +26,22 @@ LEAST_STRIP_HZ = 50
 LIMITS = ("lo_lo", "lo", "hi", "hi_hi")
 LEAST_UNITS, LEAST_SIGNALS = 3, 2
 LABEL_WORDS = re.compile(r"[A-Za-z]+[0-9]*|[0-9]+|.")
-SEVERITIES = ("warning", "high", "critical")
-STATES = ("ready", "control", "empty", "warning", "stale", "offline", "alarm")
+TROUBLE_ICONS = {"edge_offline": "offline", "connection": "offline", "stale": "stale"}
+STATES = ("ready", "empty", "warning", "stale", "offline", "alarm")
 """What a kit can be at a glance, least urgent first."""
-
-
-class Latest(Protocol):
-    """The newest value of a channel."""
-
-    @property
-    def t(self) -> int: ...  # noqa: D102 - UTC ns
-
-    @property
-    def value(self) -> float | None: ...  # noqa: D102
-
-    @property
-    def text(self) -> str | None: ...  # noqa: D102
-
-    @property
-    def quality(self) -> int: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveAlarm:
-    """An alarm that is true now; a limit's id is the limit's name."""
-
-    channel: str
-    id: str
-    severity: str
-    since_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """An active alarm as shown."""
+    """One thing that is wrong, as shown; `icon` tells alarms, links and old data apart."""
 
     severity: str
-    label: str
+    icon: str
+    word: str
+    text: str
     since_ns: int | None
+    clear: tuple[str, str] | None = None
+    """Channel and alarm of a latched alarm that may be let go of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +55,8 @@ class Card:
     state_label: str
     state_text: str
     age_s: float | None
-    alarms: tuple[Trouble, ...]
-    connections: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A connection of a kit: `state` is connecting, running, waiting, stopped or unknown."""
-
-    id: str
-    state: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KitNow:
-    """A kit at this moment: `state` is one of STATES, `values` the newest by channel, `data_t` the newest of all."""
-
-    state: str
-    data_t: int | None
-    values: Mapping[str, Latest]
-    alarms: tuple[ActiveAlarm, ...]
-    links: tuple[Link, ...]
+    old: bool
+    troubles: tuple[Trouble, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,46 +114,51 @@ class Matrix:
 class Panel:
     """A kit at this moment in one language."""
 
-    def __init__(self, kit: Kit, now: KitNow, language: str, words: Words, now_ns: int) -> None:
-        self.kit, self.model, self.now, self.now_ns = kit, kit.model, now, now_ns
+    def __init__(self, kit: Kit, view: KitView, language: str, words: Words) -> None:
+        self.kit, self.model, self.view = kit, kit.model, view
         self.language, self.words = language, words
         self._drawn = {name for stream in strips(kit.model) for name in stream.channels}
-        self.values = now.values
-        self._broken = frozenset(link.id for link in now.links if link.state != "running")
-        self._newest: dict[str, int] = {}
-        for channel in self.model.channels:
-            latest = now.values.get(channel.id)
-            if latest is not None:
-                before = self._newest.get(channel.connection)
-                self._newest[channel.connection] = latest.t if before is None else max(before, latest.t)
-        self._worst: dict[str, str] = {}
-        for alarm in now.alarms:
-            worst = self._worst.get(alarm.channel)
-            if worst is None or SEVERITIES.index(alarm.severity) > SEVERITIES.index(worst):
-                self._worst[alarm.channel] = alarm.severity
+        self._alarms = alarm_labels(kit.model, language, words)
+        self._latched = {(alarm.channel, alarm.id) for alarm in view.alarms if not alarm.holds}
+        # The view has them worst first.
+        self._worst = {alarm.channel: alarm.severity.value for alarm in reversed(view.alarms)}
 
     def card(self) -> Card:
         """The kit at a glance."""
-        labels = alarm_labels(self.model, self.language, self.words)
         return Card(
             id=self.kit.id,
             label=self.kit.name.text(self.language),
             model=self.model.label.text(self.language),
-            state=self.now.state,
+            state=shown_state(self.view),
             state_label=self.model.channel_by_id[self.model.state_channel].label.text(self.language),
             state_text=self._text(self.model.channel_by_id[self.model.state_channel]),
-            age_s=None if self.now.data_t is None else (self.now_ns - self.now.data_t) / NS_PER_S,
-            alarms=tuple(
-                Trouble(a.severity, labels.get(f"{a.channel}/{a.id}", f"{a.channel} {a.id}"), a.since_ns)
-                for a in self.now.alarms
-            ),
-            connections=tuple(self._link_text(link) for link in self.now.links if link.state != "running"),
+            age_s=None if self.view.age_ns is None else self.view.age_ns / NS_PER_S,
+            old=not self.view.fresh,
+            troubles=tuple(self._trouble(wrong) for wrong in self.view.wrong),
         )
 
-    def _link_text(self, link: Link) -> str:
-        name = connection_labels(self.model, self.language).get(link.id, link.id)
-        word = self.words["connection"].get(link.state, link.state)
-        return f"{name}: {word}" + (f" ({link.detail})" if link.detail else "")
+    def _trouble(self, wrong: Wrong) -> Trouble:
+        texts = self.words["wrong"]
+        link = self.model.connection_by_id.get(wrong.subject)
+        connection = wrong.subject if link is None else link.label.text(self.language)
+        if wrong.kind == "alarm":
+            text = self._alarms.get(f"{wrong.subject}/{wrong.code}", wrong.code)
+            if (wrong.subject, wrong.code) in self._latched:
+                text += f" ({texts['latched']})"
+        elif wrong.kind == "edge_offline":
+            text = texts["edge_offline"].replace("{name}", wrong.subject)
+        elif wrong.kind == "connection":
+            word = self.words["connection"].get(wrong.code, wrong.code)
+            text = f"{connection}: {word}" + (f" ({wrong.detail})" if wrong.detail else "")
+        elif wrong.kind == "stale":
+            text = texts["stale"] if wrong.subject == self.kit.id else f"{connection}: {texts['stale']}"
+        else:
+            text = f"{texts.get(wrong.kind, wrong.kind)} ({wrong.detail})"
+        severity = wrong.severity.value
+        icon = TROUBLE_ICONS.get(wrong.kind, "warning" if wrong.severity is Severity.WARNING else "alarm")
+        word = self.words["severity"][severity] if wrong.kind == "alarm" else ""
+        clear = (wrong.subject, wrong.code) if (wrong.subject, wrong.code) in self._latched else None
+        return Trouble(severity, icon, word, text, wrong.since_ns, clear)
 
     def states(self) -> list[Row]:
         """What a person asks first: the kit's state, its other states, and what concerns safety."""
@@ -240,12 +202,10 @@ class Panel:
         ]
 
     def _row(self, channel: Channel) -> Row:
-        latest = self.values.get(channel.id)
-        newest = self._newest.get(channel.connection)
-        gone = channel.connection in self._broken or newest is None or (self.now_ns - newest) / NS_PER_S > STALE_S
+        latest = self.view.values.get(channel.id)
         age: float | None = None
         if latest is not None and channel.rate_hz is not None:
-            seconds = (self.now_ns - latest.t) / NS_PER_S
+            seconds = (self.view.now_ns - latest.t) / NS_PER_S
             age = seconds if seconds > max(2 * period_s(channel), LEAST_AGE_SHOWN_S) else None
         return Row(
             id=channel.id,
@@ -254,13 +214,13 @@ class Panel:
             unit=formats.unit_text(channel.unit),
             age_s=age,
             severity=self._worst.get(channel.id),
-            old=gone,
+            old=latest is None or channel.id in self.view.stale_channels,
             bar=bar_of(channel, None if latest is None else latest.value),
             wide=channel.kind is ValueKind.TEXT,
         )
 
     def _text(self, channel: Channel) -> str:
-        latest = self.values.get(channel.id)
+        latest = self.view.values.get(channel.id)
         if latest is None:
             return "\N{EN DASH}"
         value, none = latest.value, self.words["value"]["none"]
@@ -319,6 +279,11 @@ def common_label(labels: Sequence[str]) -> tuple[str, list[str]]:
     return re.sub(r"\s+", " ", shared).replace(" )", ")").strip(" ,:"), [words[at] for words in split]
 
 
+def shown_state(view: KitView) -> str:
+    """One of STATES: a kit that has never sent anything is not stale but empty."""
+    return "empty" if view.data_t is None and view.state == "stale" else view.state
+
+
 def is_state(channel: Channel, model: KitModel) -> bool:
     """Whether a channel belongs among the states at the top of the kit page."""
     return channel.id == model.state_channel or channel.kind is ValueKind.ENUM or channel.safety
@@ -372,13 +337,8 @@ def alarm_labels(model: KitModel, language: str, words: Words) -> dict[str, str]
             )
             labels[f"{channel.id}/{name}"] = f"{label}: {words['limit'][name]} ({amount})"
         for alarm in channel.alarms:
-            labels[f"{channel.id}/{alarm.id}"] = alarm_label(alarm, language)
+            labels[f"{channel.id}/{alarm.id}"] = alarm.label.text(language)
     return labels
-
-
-def alarm_label(alarm: Alarm, language: str) -> str:
-    """What an alarm is called."""
-    return alarm.label.text(language)
 
 
 def state_labels(channel: Channel, language: str) -> dict[str, str] | None:
@@ -386,9 +346,12 @@ def state_labels(channel: Channel, language: str) -> dict[str, str] | None:
     return {str(value.value): value.label.text(language) for value in channel.values} or None
 
 
-def connection_labels(model: KitModel, language: str) -> dict[str, str]:
-    """What each connection is called."""
-    return {connection.id: connection.label.text(language) for connection in model.connections}
+def links_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
+    """Each connection's label, and whether it reaches equipment: the edge's own figures prove nothing about that."""
+    return {
+        connection.id: {"label": connection.label.text(language), "equipment": connection.protocol != AGENT}
+        for connection in model.connections
+    }
 
 
 def channel_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:

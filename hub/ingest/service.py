@@ -213,11 +213,11 @@ class Ingest:
         bad += refused
         if bad and not self._keep_aside(bad):
             bad = []
-        self._acknowledge(committed, bad)
         fresh = [batch for _, batch, outcome in committed if outcome is Outcome.STORED]
         self._counters["batches"] += len(fresh)
         self._counters["samples"] += sum(batch.values.size for batch in fresh)
         self._counters["duplicates"] += len(committed) - len(fresh)
+        self._acknowledge(committed, bad)
         if fresh:
             self._on_committed(fresh)
 

@@ -221,13 +221,16 @@ class _Share(_Compare):
         return (own - first[0]) / counts > float(self._condition.value) if allowed else allowed
 
 
-def compare(sample: Sample | None, op: str, wanted: Wanted) -> bool | None:
+def compare(sample: Sample | None, op: str, wanted: Wanted | tuple[Wanted, ...]) -> bool | None:
     """Whether a sample fulfils a comparison of the kit model; None where it is unknown.
 
-    A text is compared with the sample's text (an enum's state name), anything else with its number.
+    A text is compared with the sample's text (an enum's state name), anything else with its number; `in` with each of
+    a list.
     """
     if sample is None or sample == (None, None):
         return None
+    if isinstance(wanted, tuple):
+        return any(compare(sample, "eq", one) for one in wanted)
     value, text = sample
     if isinstance(wanted, str):
         return {"eq": text == wanted, "ne": text != wanted}.get(op)

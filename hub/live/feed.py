@@ -11,14 +11,17 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hub.clock import Clock
-from hub.ingest.decode import KitEntry
 from hub.live.edges import EdgeRegistry
 from hub.live.state import KitState, KitView
 from hub.store.base import DecodedBatch, DecodedFrame, Latest
+
+if TYPE_CHECKING:
+    from hub.ingest.decode import KitEntry
 
 FRAME_HEADER = struct.Struct("<IHBBd")
 """Frame number, samples, channels, index of the stream in the kit model, time of the first sample in ms."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pyarrow as pa
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from numpy.typing import NDArray
@@ -22,6 +21,9 @@ from hub.live.session import KitTalk, hold, talk_of_workshop
 from hub.live.state import KitView
 from hub.parts import HubParts, Parts
 from hub.store.base import StoreUnavailable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 router = APIRouter(tags=["telemetry"])
 

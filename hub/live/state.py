@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hub.ingest.decode import KitEntry
 from hub.live.alarms import ActiveAlarm, KitAlarms
 from hub.live.edges import EdgeRegistry
 from hub.store.base import SECOND, DecodedBatch, DecodedEvents, DecodedFrame, Latest
 from lab_contract.kit import Channel, Severity
+
+if TYPE_CHECKING:
+    from hub.ingest.decode import KitEntry
 
 STALE_NS = 5 * SECOND
 """A kit of which nothing newer has come is stale."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from lab_contract.batch import Header
+
+if TYPE_CHECKING:
+    # Only named here: the web side imports this module and must not wait for Arrow at the start.
+    import pyarrow as pa
 
 SECOND = 1_000_000_000
 

@@ -8,9 +8,9 @@ locked.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from hub.store import quarantine_table
 from hub.store.base import (
     SECOND,
     DecodedBatch,
@@ -39,8 +40,6 @@ from hub.store.columns import Columns, columns_of
 T = TypeVar("T")
 
 PREFIX = "duckdb:///"
-QUARANTINE_BYTES = 256 * 1024 * 1024
-"""Raw bytes kept aside in all. Past it only reasons are listed and counted, so that no mad edge can fill the disk."""
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "256MB",
     "checkpoint_threshold": "64MB",
@@ -65,9 +64,6 @@ CREATE TABLE IF NOT EXISTS rollup_1s (
     total DOUBLE NOT NULL);
 CREATE TABLE IF NOT EXISTS latest (
     series INTEGER PRIMARY KEY, t BIGINT NOT NULL, value DOUBLE, text VARCHAR, quality UINTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS quarantine (
-    digest VARCHAR PRIMARY KEY, edge VARCHAR NOT NULL, reason VARCHAR NOT NULL, detail VARCHAR NOT NULL,
-    first_ns BIGINT NOT NULL, last_ns BIGINT NOT NULL, repeats BIGINT NOT NULL, size BIGINT NOT NULL, raw BLOB);
 """
 
 
@@ -83,6 +79,7 @@ class DuckdbStore:
         self._generation = 0
         self._root: duckdb.DuckDBPyConnection | None = None
         self._writer: duckdb.DuckDBPyConnection | None = None
+        self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
         self._closed = False
         self._series: dict[tuple[str, str], int] = {}
         self._latest: dict[str, dict[str, Latest]] = {}
@@ -149,7 +146,8 @@ class DuckdbStore:
     ) -> dict[tuple[str, int, int], int]:
         """Write ledger rows; the crc of each id that was there before."""
         headers = [batch.header for batch in batches]
-        rows = pa.table(
+        # Named in the statements: the engine reads Arrow tables of the calling function by their names.
+        incoming = pa.table(  # noqa: F841
             {
                 "edge": pa.array([h.edge for h in headers], pa.string()),
                 "epoch": pa.array([h.epoch for h in headers], pa.uint64()),
@@ -163,15 +161,14 @@ class DuckdbStore:
                 "clock_uncertainty_ns": pa.array([h.clock_uncertainty_ns for h in headers], pa.int64()),
             }
         )
-        with _view(con, rows) as name:
-            entered = con.execute(
-                f"INSERT INTO ledger SELECT * FROM {name} ON CONFLICT DO NOTHING RETURNING edge, epoch, seq"  # noqa: S608
-            ).fetchall()
-            if len(entered) == len(batches):
-                return {}
-            was_there = con.execute(
-                f"SELECT l.edge, l.epoch, l.seq, l.crc FROM ledger l JOIN {name} USING (edge, epoch, seq)"  # noqa: S608
-            ).fetchall()
+        entered = con.execute(
+            "INSERT INTO ledger SELECT * FROM incoming ON CONFLICT DO NOTHING RETURNING edge, epoch, seq"
+        ).fetchall()
+        if len(entered) == len(batches):
+            return {}
+        was_there = con.execute(
+            "SELECT l.edge, l.epoch, l.seq, l.crc FROM ledger l JOIN incoming USING (edge, epoch, seq)"
+        ).fetchall()
         new = set(entered)
         return {(edge, epoch, seq): crc for edge, epoch, seq, crc in was_there if (edge, epoch, seq) not in new}
 
@@ -251,7 +248,7 @@ class DuckdbStore:
         )
         with self._engine_errors():
             # A cursor of its own: the thread's cursor may be asked something else while this reader is read.
-            cursor = self._connection().cursor()
+            cursor, _ = self._new_cursor()
             return cursor.sql(query, params={"t0": t0, "t1": t1}).to_arrow_reader(65_536)
 
     def stats(self) -> StoreStats:
@@ -273,46 +270,20 @@ class DuckdbStore:
     def _quarantine(
         self, con: duckdb.DuckDBPyConnection, items: Sequence[Quarantine]
     ) -> tuple[None, Callable[[], None]]:
-        kept = self._quarantine_bytes
-        for item in items:
-            digest = hashlib.sha256(f"{item.edge}\n{item.reason}\n".encode() + item.raw).hexdigest()
-            raw = item.raw if kept + len(item.raw) <= QUARANTINE_BYTES else None
-            inserted = _row(
-                con,
-                "INSERT INTO quarantine VALUES ($digest, $edge, $reason, $detail, $now, $now, 1, $size, $raw) "
-                "ON CONFLICT (digest) DO UPDATE SET repeats = repeats + 1, last_ns = $now RETURNING repeats",
-                {
-                    "digest": digest,
-                    "edge": item.edge,
-                    "reason": item.reason,
-                    "detail": item.detail,
-                    "now": item.received_ns,
-                    "size": len(item.raw),
-                    "raw": raw,
-                },
-            )
-            if inserted[0] == 1 and raw is not None:
-                kept += len(raw)
+        total = quarantine_table.keep(con, items, self._quarantine_bytes)
 
         def committed() -> None:
-            self._quarantine_bytes = kept
+            self._quarantine_bytes = total
 
         return None, committed
 
     def quarantined(self, limit: int = 100) -> list[QuarantinedBatch]:
         """See TelemetryStore.quarantined."""
-        query = (
-            "SELECT edge, reason, detail, first_ns, last_ns, repeats, size, raw FROM quarantine "
-            "ORDER BY last_ns DESC, digest LIMIT $limit"
-        )
-        return self._ask(
-            lambda con: [QuarantinedBatch(*row) for row in con.execute(query, {"limit": limit}).fetchall()]
-        )
+        return self._ask(lambda con: quarantine_table.listed(con, limit))
 
     def quarantine_counts(self) -> dict[str, int]:
         """See TelemetryStore.quarantine_counts."""
-        query = "SELECT reason, sum(repeats)::BIGINT FROM quarantine GROUP BY reason ORDER BY reason"
-        return self._ask(lambda con: dict(con.execute(query).fetchall()))
+        return self._ask(quarantine_table.counts)
 
     def health(self) -> StoreHealth:
         """See TelemetryStore.health."""
@@ -362,9 +333,11 @@ class DuckdbStore:
 
     def _let_go(self) -> None:
         self._generation += 1
-        for connection in (self._writer, self._root):
+        # Readers' cursors too: while one is open the engine would give the same broken database again.
+        for connection in (*self._cursors, self._writer, self._root):
             if connection is not None:
                 connection.close()
+        self._cursors.clear()
         self._writer = self._root = None
 
     def _write_connection(self) -> duckdb.DuckDBPyConnection:
@@ -385,7 +358,8 @@ class DuckdbStore:
         root.execute(SCHEMA)
         root.execute("INSERT OR IGNORE INTO meta VALUES ('store_id', $id)", {"id": secrets.token_hex(16)})
         (self._store_id,) = _row(root, "SELECT value FROM meta WHERE key = 'store_id'")
-        (self._quarantine_bytes,) = _row(root, "SELECT coalesce(sum(octet_length(raw)), 0)::BIGINT FROM quarantine")
+        root.execute(quarantine_table.SCHEMA)
+        self._quarantine_bytes = quarantine_table.raw_bytes(root)
         series = root.execute("SELECT kit, channel, id FROM series").fetchall()
         self._series = {(kit, channel): number for kit, channel, number in series}
         self._channel_of = {number: key for key, number in self._series.items()}
@@ -399,13 +373,17 @@ class DuckdbStore:
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """The calling thread's own cursor: one shared by threads would mix their answers."""
         if getattr(self._local, "generation", None) != self._generation:
-            with self._lock:
-                if self._root is None:
-                    raise StoreUnavailable(self._trouble or "the store is closed")
-                self._local.cursor = self._root.cursor()
-                self._local.generation = self._generation
+            self._local.cursor, self._local.generation = self._new_cursor()
         cursor: duckdb.DuckDBPyConnection = self._local.cursor
         return cursor
+
+    def _new_cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
+        with self._lock:
+            if self._root is None:
+                raise StoreUnavailable(self._trouble or "the store is closed")
+            cursor = self._root.cursor()
+            self._cursors.add(cursor)
+            return cursor, self._generation
 
     def _ask(self, question: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         with self._engine_errors():
@@ -428,19 +406,9 @@ def _numbers(series: Iterable[int]) -> str:
     return "(" + ", ".join(str(number) for number in (-1, *series)) + ")"
 
 
-@contextmanager
-def _view(con: duckdb.DuckDBPyConnection, table: pa.Table) -> Iterator[str]:
-    name = "incoming"
-    con.register(name, table)
-    try:
-        yield name
-    finally:
-        con.unregister(name)
-
-
-def _insert(con: duckdb.DuckDBPyConnection, into: str, table: pa.Table, verb: str = "INSERT") -> None:
-    with _view(con, table) as name:
-        con.execute(f"{verb} INTO {into} SELECT * FROM {name}")  # noqa: S608 - both names are ours
+def _insert(con: duckdb.DuckDBPyConnection, into: str, incoming: pa.Table, verb: str = "INSERT") -> None:
+    # `incoming` is read by its name; registering it as a view first would double the time of a small transaction.
+    con.execute(f"{verb} INTO {into} SELECT * FROM incoming")  # noqa: S608 - the names are ours
 
 
 def _row(con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:

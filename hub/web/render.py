@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse
 
 from hub.accounts.access import csrf_token, person_of
 from hub.accounts.person import Person
-from hub.errors import HubError
+from hub.errors import CannotRun, HubError
 from hub.web import formats
 from hub.web.formats import LANGUAGES
 from hub.web.static_files import asset_url
@@ -33,7 +33,7 @@ LANGUAGE_NAMES = {"en": "English", "zh": "中文", "ru": "Русский"}
 HTML_LANGUAGE = {"en": "en", "zh": "zh-Hans", "ru": "ru"}
 
 
-class CataloguesMissing(Exception):
+class CataloguesMissing(CannotRun):
     """The message catalogues are not compiled: build the pages first."""
 
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from hub.accounts.access import Open
-from hub.errors import NotFound
+from hub.errors import CannotRun, NotFound
 
 DIST = Path(__file__).parent / "static" / "dist"
 PREFIX = "/static"
@@ -24,7 +24,7 @@ TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf
 router = APIRouter(include_in_schema=False)
 
 
-class AssetsMissing(Exception):
+class AssetsMissing(CannotRun):
     """The pages' style sheets and scripts are not built."""
 
 

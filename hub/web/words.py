@@ -18,13 +18,19 @@ def words(_: Gettext) -> Words:
         "state": {
             "alarm": _("Alarm"),
             "warning": _("Warning"),
-            "control": _("In control"),
             "ready": _("Ready"),
             "stale": _("Stale data"),
             "offline": _("Offline"),
             "empty": _("No data yet"),
         },
         "severity": {"critical": _("Critical alarm"), "high": _("Alarm"), "warning": _("Warning")},
+        "wrong": {
+            "edge_offline": _("The edge agent {name} is offline."),
+            "stale": _("no new data"),
+            "clear": _("Clear"),
+            "latched": _("over, stays until it is cleared"),
+            "model_differs": _("The edge uses another version of the kit model."),
+        },
         "limit": {
             "lo_lo": _("below the lowest limit"),
             "lo": _("below the low limit"),
@@ -61,7 +67,6 @@ def words(_: Gettext) -> Words:
         },
         "value": {"none": _("No valid value"), "never": _("No data yet"), "unknown": _("unknown state {n}")},
         "alarms": {
-            "none": _("No alarms."),
             "raised": _("Alarm: {name}"),
             "cleared": _("All alarms are over."),
         },

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edge_agent.sources.opcua import OpcuaAddress, OpcuaSettings
+from edge_agent.sources.opcua import OpcuaAddress, OpcuaSettings, _queue_size
 
 
 @pytest.mark.parametrize("node", ["ns=2;s=Line.State", "", "Line..State", ".State", "Line."])
@@ -31,3 +33,11 @@ def test_an_address_that_cannot_be_one_is_refused(node: str) -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         OpcuaSettings.model_validate({"endpoint": "opc.tcp://127.0.0.1:4840/", "namespace": "urn:a"} | settings)
+
+
+@given(st.floats(10, 5000), st.floats(0.5, 60_000))
+def test_the_queue_in_the_server_holds_two_publishing_intervals_at_least(publishing: float, sampling: float) -> None:
+    """A shorter one loses values at every publish, and most servers do not even say so."""
+    size = _queue_size(publishing, sampling)
+    assert size >= 2 * publishing / sampling
+    assert size >= 10

@@ -15,9 +15,11 @@ def kits(edge: str = EDGE, kit: str = KIT) -> dict[str, KitEntry]:
     return {kit: KitEntry(kit, edge, model(), "workshop-1")}
 
 
-def frame(seq: int, t: Sequence[int] | np.ndarray, values: np.ndarray | None = None, **where: int) -> DecodedBatch:
-    return decode(frame_bytes(seq, t, values, **where), EDGE, kits(), NOW)
+def frame(
+    seq: int, t: Sequence[int] | np.ndarray, values: np.ndarray | None = None, *, now: int = NOW, epoch: int = 1
+) -> DecodedBatch:
+    return decode(frame_bytes(seq, t, values, epoch=epoch), EDGE, kits(), now)
 
 
-def events(seq: int, rows: Sequence[Row], **where: int) -> DecodedBatch:
-    return decode(event_bytes(seq, rows, **where), EDGE, kits(), NOW)
+def events(seq: int, rows: Sequence[Row], *, now: int = NOW, epoch: int = 1) -> DecodedBatch:
+    return decode(event_bytes(seq, rows, epoch=epoch), EDGE, kits(), now)

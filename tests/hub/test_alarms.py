@@ -135,6 +135,9 @@ def test_backlog_changes_no_alarm() -> None:
         (None, "gt", 1, None),
         ((2.0, None), "le", 2, True),
         ((2.0, "x"), "gt", "x", None),
+        ((3.0, "Held"), "in", ("Idle", "Held"), True),
+        ((3.0, "Held"), "in", ("Idle", "Execute"), False),
+        (None, "in", ("Idle",), None),
     ],
 )
 def test_comparisons(sample: tuple[float | None, str | None] | None, op: str, wanted: object, expected: object) -> None:

@@ -142,7 +142,7 @@ def test_a_killed_broker_is_started_again(broker: NatsBroker, client: Callable[.
     assert pid is not None
     os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     until(lambda: broker.health().running and broker.health().pid != pid)
-    until(lambda: hub.ups == [True, False, True] and len(edge.ups) == 3)
+    until(lambda: hub.ups.count(True) == edge.ups.count(True) == 2)
     assert edge.link.publish("lab/v1/e1/up", b"again")
     until(lambda: bool(hub.heard))
     assert broker.health().restarts == 1

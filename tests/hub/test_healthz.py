@@ -13,8 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
+from hub.accounts.person import Role
+from hub.accounts.service import NewPerson
 from hub.database import open_database
+from hub.settings import load_settings
+from hub.setup import open_hub
+from lab_contract.kit import Label
 from tests.small_kit import MODEL
 
 pytestmark = pytest.mark.real
@@ -113,13 +119,31 @@ async def test_health_is_answered_before_the_database_can_be_opened(settings_fil
         pytest.param(lambda process: process.stdin.close(), id="the parent leaves"),
     ],
 )
-async def test_the_hub_leaves_within_five_seconds_and_frees_its_ports(
+async def test_the_hub_leaves_within_five_seconds_though_a_page_is_watching(
     settings_file: Path, stop: Callable[[asyncio.subprocess.Process], None]
 ) -> None:
+    with open_hub(load_settings(settings_file)) as beside:
+        label = Label(en="Tashkent", zh="塔什干", ru="Ташкент")
+        beside.catalog.add_workshop("tas", name=label, city=label, zone="Asia/Tashkent")
+        (sign_in,) = beside.accounts.issue_sign_ins([NewPerson("anna", "Anna", Role.TECHNICIAN)])
     async with hub(settings_file) as running:
         await running.ready()
-        stop(running.process)
-        code, text = await running.ended()
+        async with httpx.AsyncClient(base_url=running.address, timeout=START_S) as http:
+            csrf = (await http.get("/api/v1/session")).json()["csrf"]
+            body = {"name": "anna", "password": sign_in.password}
+            signed_in = await http.post("/api/v1/session", json=body, headers={"X-CSRF-Token": csrf})
+            assert signed_in.status_code == 200
+            health = (await http.get("/api/v1/health")).json()
+            assert health["line"]["ok"] is True
+            assert health["line"]["quarantine"] == {}
+            cookie = f"epip_session={http.cookies['epip_session']}"
+        live = running.address.replace("http:", "ws:") + "/live/workshops/tas"
+        async with connect(live, additional_headers={"Cookie": cookie}, origin=running.address) as watching:
+            assert '"cards"' in await watching.recv()
+            stop(running.process)
+            code, text = await running.ended()
+            await watching.wait_closed()
+        assert watching.close_code in (1001, 1012)
         assert code == 0, text
         assert "Traceback" not in text
         with pytest.raises(httpx.ConnectError):

@@ -1,4 +1,4 @@
-"""The BCI platform's kit model holds everything of the domain table; a lost limit would be an alarm that never comes."""
+"""The BCI platform's kit model holds the whole domain table; a lost limit would be an alarm that never comes."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_all_faults_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("a: [1", "line 1, column 6"),
+        ("a: [1\nb: 2", "line 2, column 2"),
         ("a: 1\nb: 2\na: 3\n", "line 3, column 1"),
         ("- 1", "document"),
         ("", "document"),

@@ -4,44 +4,31 @@ import { Format, type Words } from "./format";
 import { LiveLink, type Message } from "./live";
 import { StripChart, type StreamData } from "./strip";
 import { type ChannelMeta, TrendPanel } from "./trend";
-import { troubleList, type Zones } from "./troubles";
+import { type Alarm, alarmLabel, type KitGlance, type KitLabels, shownState, TroubleList, type Zones } from "./troubles";
 
 type Value = [channel: string, t_ms: number, value: number | null, text: string | null, quality: number];
-
-interface Alarm {
-  channel: string;
-  id: string;
-  severity: string;
-  since_ms: number | null;
-}
-
-interface KitState {
-  state: string;
-  data_t_ms: number | null;
-  connections: { id: string; state: string; detail: string }[];
-}
 
 interface KitMessage extends Message {
   values?: Value[];
   alarms?: Alarm[];
-  kit?: KitState;
+  kit?: KitGlance;
 }
 
-interface Data extends Zones {
+interface Data extends Zones, KitLabels {
   kit: string;
+  csrf: string | null;
   live: string;
   now_ms: number;
   language: string;
   words: Words;
-  stale_ms: number;
   channels: Record<string, ChannelMeta>;
-  alarms: Record<string, string>;
-  connections: Record<string, string>;
   streams: StreamData[];
   chosen: string[];
   values: Value[];
-  state: KitState;
 }
+
+const MOST_TROUBLES = 50;
+const SEVERITIES = ["warning", "high", "critical"];
 
 /** One channel's place on the page: a table row, or an entry among the states. */
 class Cell {
@@ -62,6 +49,8 @@ class Cell {
 
   show([, t, value, text, quality]: Value): void {
     if (t < this.t) return;
+    // Without a value there was nothing to be stale; from now on the hub says what is.
+    if (!Number.isFinite(this.t)) this.old(false);
     this.t = t;
     setText(this.value, this.text(value, text, quality));
     if (!this.fill) return;
@@ -77,8 +66,11 @@ class Cell {
     this.fill.setAttribute("width", (to - from).toFixed(1));
   }
 
-  grow(now: number, old: boolean): void {
+  old(old: boolean): void {
     this.element.classList.toggle("is-old", old);
+  }
+
+  grow(now: number): void {
     const { period_ms: period } = this.meta;
     if (!this.age || !Number.isFinite(this.t)) return;
     const age = now - this.t;
@@ -113,21 +105,22 @@ for (const element of all("[data-channel]")) {
   const meta = data.channels[id];
   if (meta) cells.set(id, new Cell(element, meta, format));
 }
-const list = one("#alarms");
+const troubles = new TroubleList(one("#alarms"), data.kit, MOST_TROUBLES, data, format, data, data.csrf);
+const title = one("#title");
 const badge = one("#kit-state .state");
 const ageText = one("#kit-age");
-let state = data.state;
+let glance: KitGlance | null = null;
 let alarms: Alarm[] | null = null;
-/** Newest value of each connection: a link that has gone silent ages all its channels. */
-const newest = new Map<string, number>();
+/** Newest sample of the equipment. */
+let newest = -Infinity;
 
 const link = new LiveLink(data.live, data.now_ms, format, {
   message(message: KitMessage) {
     for (const value of message.values ?? []) take(value);
-    if (message.alarms) showAlarms(message.alarms);
-    if (message.kit) state = message.kit;
-    if (message.kind === "snapshot") refresh(link.now());
-    if (message.kit) showState();
+    if (message.alarms) setAlarms(message.alarms);
+    if (message.kit) glance = message.kit;
+    if (message.kit || message.alarms) showGlance();
+    if (message.kind === "snapshot") grow(link.now());
   },
   frame(frame) {
     const index = new DataView(frame).getUint8(7);
@@ -137,7 +130,7 @@ const link = new LiveLink(data.live, data.now_ms, format, {
     newestOf(frame, stream);
   },
   tick(now) {
-    refresh(now);
+    grow(now);
     for (const strip of strips.values()) strip.tick();
     trends.tick();
   },
@@ -155,7 +148,7 @@ function take(value: Value): void {
   const [id, t] = value;
   cells.get(id)?.show(value);
   const connection = data.channels[id]?.connection;
-  if (connection) heard(connection, t);
+  if (connection && data.links[connection]?.equipment) newest = Math.max(newest, t);
 }
 
 /** The last sample of a frame as values: a slow stream is shown like any other channels. */
@@ -170,55 +163,37 @@ function newestOf(frame: ArrayBuffer, stream: StreamData): void {
   }
 }
 
-function heard(connection: string, t: number): void {
-  if (t > (newest.get(connection) ?? -Infinity)) newest.set(connection, t);
+function grow(now: number): void {
+  for (const cell of cells.values()) cell.grow(now);
+  setText(ageText, Number.isFinite(newest) ? format.age((now - newest) / 1000) : format.word("card", "never"));
 }
 
-function refresh(now: number): void {
-  for (const cell of cells.values()) {
-    const last = newest.get(cell.meta.connection) ?? -Infinity;
-    cell.grow(now, now - last > data.stale_ms);
-  }
-  const last = Math.max(state.data_t_ms ?? -Infinity, ...newest.values());
-  setText(ageText, Number.isFinite(last) ? format.age((now - last) / 1000) : format.word("card", "never"));
-}
-
-function showState(): void {
-  setState(badge, state.state, format.word("state", state.state));
-  showTroubles();
-}
-
-function showAlarms(found: Alarm[]): void {
+function setAlarms(found: Alarm[]): void {
   const key = (a: Alarm): string => `${a.channel}/${a.id}`;
   if (alarms) {
     const before = new Set(alarms.map(key));
     const raised = found.find((a) => !before.has(key(a)) && a.severity !== "warning");
-    if (raised) link.announce(format.fill(format.word("alarms", "raised"), { name: label(raised) }));
+    if (raised) link.announce(format.fill(format.word("alarms", "raised"), { name: alarmLabel(raised, data) }));
     else if (alarms.length && !found.length) link.announce(format.word("alarms", "cleared"));
   }
   alarms = found;
+  trends.setAlarms(found);
+}
+
+function showGlance(): void {
   const worst = new Map<string, string>();
-  for (const alarm of found) {
-    const rank = ["warning", "high", "critical"];
-    const before = worst.get(alarm.channel);
-    if (!before || rank.indexOf(alarm.severity) > rank.indexOf(before)) worst.set(alarm.channel, alarm.severity);
+  for (const { channel, severity } of alarms ?? []) {
+    const rank = SEVERITIES.indexOf(worst.get(channel) ?? "");
+    if (SEVERITIES.indexOf(severity) > rank) worst.set(channel, severity);
   }
-  for (const [id, cell] of cells) cell.severity(worst.get(id) ?? null);
-  trends.setAlarms(found.map((a) => ({ ...a, label: label(a) })));
-  showTroubles();
-}
-
-function label(alarm: Alarm): string {
-  return data.alarms[`${alarm.channel}/${alarm.id}`] ?? `${alarm.channel} ${alarm.id}`;
-}
-
-function showTroubles(): void {
-  const broken = state.connections
-    .filter((c) => c.state !== "running")
-    .map((c) => {
-      const word = format.word("connection", c.state);
-      return `${data.connections[c.id] ?? c.id}: ${word}${c.detail ? ` (${c.detail})` : ""}`;
-    });
-  const named = (alarms ?? []).map((a) => ({ ...a, label: label(a) }));
-  troubleList(list, broken, named, 50, format.word("alarms", "none"), format, data);
+  const stale = new Set(glance?.stale_channels);
+  for (const [id, cell] of cells) {
+    cell.severity(worst.get(id) ?? null);
+    cell.old(stale.has(id) || !Number.isFinite(cell.t));
+  }
+  if (!glance) return;
+  const state = shownState(glance);
+  setState(badge, state, format.word("state", state));
+  title.classList.toggle("is-old", !glance.fresh);
+  troubles.show(glance.wrong, alarms ?? []);
 }

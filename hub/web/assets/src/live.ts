@@ -18,8 +18,8 @@ export interface LinkEvents {
 const SILENT_MS = 3000;
 const GIVE_UP_MS = 10_000;
 const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000, 15_000];
-/** 1008 is "policy violation": the session has ended or was never there. */
-const SIGNED_OUT = new Set([1008, 4401, 4403]);
+/** The close code with which the hub ends the link of a session that has ended. */
+const POLICY_VIOLATION = 1008;
 
 export class LiveLink {
   private socket: WebSocket | null = null;
@@ -74,12 +74,32 @@ export class LiveLink {
     socket.onclose = (event) => {
       if (this.socket !== socket) return;
       this.socket = null;
-      if (SIGNED_OUT.has(event.code)) this.signedOut();
+      // A session that has ended is told by the close code, or, where the link was refused, by the session itself.
+      if (event.code === POLICY_VIOLATION) void this.whoAmI();
       else this.again();
     };
   }
 
+  private async whoAmI(): Promise<void> {
+    try {
+      const answer = await fetch("/api/v1/session", { headers: { Accept: "application/json" } });
+      const session = (await answer.json()) as { person?: unknown };
+      if (answer.ok && session.person === null) {
+        this.signedOut();
+        return;
+      }
+    } catch {
+      // The hub is out of reach: that is what the bar says, and the next attempt will show.
+    }
+    this.dialLater();
+  }
+
   private again(): void {
+    if (this.attempts > 0 && this.attempts % 3 === 0) void this.whoAmI();
+    else this.dialLater();
+  }
+
+  private dialLater(): void {
     const step = BACK_OFF_MS[Math.min(this.attempts, BACK_OFF_MS.length - 1)] ?? 15_000;
     this.attempts += 1;
     // Jitter: thirty browsers must not all return in the same moment after the hub has started again.

@@ -4,7 +4,7 @@ import uPlot from "uplot";
 import { all, make, one, setText } from "./dom";
 import type { Format } from "./format";
 import { seriesColour, theme } from "./theme";
-import type { Trouble } from "./troubles";
+import type { Alarm } from "./troubles";
 
 export interface ChannelMeta {
   label: string;
@@ -364,7 +364,7 @@ export class TrendPanel {
   private asking = false;
   private again = false;
   private asked = -Infinity;
-  private alarms: (Trouble & { channel: string })[] = [];
+  private alarms: Alarm[] = [];
 
   constructor(
     readonly options: TrendOptions,
@@ -392,7 +392,7 @@ export class TrendPanel {
     return this.format.word("trend", code);
   }
 
-  setAlarms(alarms: (Trouble & { channel: string })[]): void {
+  setAlarms(alarms: Alarm[]): void {
     this.alarms = alarms;
   }
 
@@ -508,7 +508,7 @@ export class TrendPanel {
   private show(overview: Overview, from: number, to: number): void {
     for (const plot of this.plots.values()) {
       if (!overview.channels[plot.id]) continue;
-      const marks = this.alarms.filter((a) => a.channel === plot.id).flatMap((a) => (a.since_ms === null ? [] : [a.since_ms]));
+      const marks = this.alarms.filter((a) => a.channel === plot.id).map((a) => a.since_ms);
       plot.show(overview, from, to, marks);
     }
   }

@@ -1,0 +1,311 @@
+"""What is lost where these fail: batches on their way over a real broker to a hub that answers late, wrong or not."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent import uplink as uplink_module
+from edge_agent.health import Health
+from edge_agent.spool import Spool
+from edge_agent.uplink import Uplink
+from firmware_bridge.mqtt_link import MqttLink
+from lab_contract.messages import Ack, ConnectionStatus, KitStatus, dump
+from lab_contract.topics import Kind, topic
+from tests.brokers import Broker, mosquitto, nats
+from tests.edge_agent.support import FakeClock, SmallHub, one_event, until
+
+pytestmark = pytest.mark.real
+EVERYTHING = 2**62
+
+
+@pytest.fixture(params=[nats, mosquitto], ids=["nats", "mosquitto"])
+def each_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    with request.param(tmp_path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with mosquitto(tmp_path) as broker:
+        yield broker
+
+
+class Edge:
+    """Spool and uplink of one edge; the clock stands still unless a test moves it."""
+
+    def __init__(self, folder: Path, url: str, **changes: Any) -> None:
+        self.clock = FakeClock()
+        self.health = Health(self.clock)
+        self.spool = Spool(folder / "edge-data", clock=self.clock, limit_bytes=10**9)
+        self.url = url
+        self.changes = changes
+        self.states = ["connecting"]
+
+    async def open(self) -> None:
+        await self.spool.open()
+        status = functools.partial(ConnectionStatus, id="plc", protocol="opcua", since_ns=1)
+        self.uplink = Uplink(
+            edge="edge-1",
+            spool=self.spool,
+            kits=lambda: (
+                KitStatus(
+                    id="kit-1",
+                    model="test_kit",
+                    model_version="1.0.0",
+                    digest="d",
+                    connections=tuple(status(state=state) for state in self.states),
+                ),
+            ),
+            counters=lambda: {"outbox_dropped": 0},
+            health=self.health,
+            clock=self.clock,
+            make_link=functools.partial(MqttLink, self.url, rng=random.Random(1)),
+            **self.changes,
+        )
+
+    async def send(self, count: int) -> set[tuple[str, int, int]]:
+        """Append and offer, as the outbox does."""
+        batches = [(seq, one_event(self.spool.epoch, seq)) for seq in (self.spool.take_seq() for _ in range(count))]
+        self.uplink.offer(await self.spool.append(batches))
+        return {("edge-1", self.spool.epoch, seq) for seq, _ in batches}
+
+    async def is_empty(self) -> bool:
+        return not await self.spool.pending(0, EVERYTHING, 1)
+
+
+@asynccontextmanager
+async def running(edge: Edge) -> AsyncIterator[Edge]:
+    await edge.open()
+    task = asyncio.create_task(edge.uplink.run())
+    try:
+        yield edge
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await edge.spool.close()
+
+
+async def test_a_batch_is_let_go_only_when_the_hub_has_acknowledged_it(tmp_path: Path, each_broker: Broker) -> None:
+    with SmallHub(each_broker.url) as hub:
+        hub.deaf_to = lambda count: count > 2
+        async with running(Edge(tmp_path, each_broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            sent = await edge.send(3)
+            await until(lambda: len(hub.batches) == 3 and edge.uplink.counters["acknowledged"] == 2)
+            assert set(hub.batches) == sent
+            (kept,) = await edge.spool.pending(0, EVERYTHING, 10)
+            assert kept.data == hub.batches["edge-1", kept.epoch, kept.seq]
+            assert edge.health.link_rtt_ms() == 0
+
+
+async def test_a_lost_acknowledgement_is_asked_for_again_by_sending_the_batch_again(
+    tmp_path: Path, broker: Broker
+) -> None:
+    with SmallHub(broker.url) as hub:
+        hub.deaf_to = lambda count: count <= 5
+        async with running(Edge(tmp_path, broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            sent = await edge.send(5)
+            await until(lambda: len(hub.order) == 5)
+            edge.clock.pass_s(2.9)
+            edge.uplink.status_changed()
+            await until(lambda: len(hub.statuses) > 1)
+            assert len(hub.order) == 5
+            edge.clock.pass_s(0.2)
+            edge.uplink.status_changed()
+            await until(lambda: edge.uplink.counters["acknowledged"] == 5)
+            assert set(hub.order[5:]) == sent
+            assert edge.health.link_rtt_ms() is None
+            assert await edge.is_empty()
+
+
+async def test_one_lost_acknowledgement_among_many_is_not_forgotten(tmp_path: Path, broker: Broker) -> None:
+    with SmallHub(broker.url) as hub:
+        hub.deaf_to = lambda count: count == 1
+        async with running(Edge(tmp_path, broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            await edge.send(1)
+            await until(lambda: len(hub.order) == 1)
+            for _ in range(7):
+                edge.clock.pass_s(2)
+                await edge.send(1)
+                await until(lambda: edge.uplink._inflight.keys() <= {(edge.spool.epoch, 0)})
+            await until(lambda: not edge.uplink._inflight)
+            assert hub.order.count(hub.order[0]) == 2
+
+
+async def test_everything_arrives_after_the_broker_was_killed_and_started_again(
+    tmp_path: Path, each_broker: Broker
+) -> None:
+    with SmallHub(each_broker.url) as hub:
+        async with running(Edge(tmp_path, each_broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            sent = await edge.send(20)
+            each_broker.kill()
+            sent |= await edge.send(20)
+            await until(lambda: not edge.uplink.connected)
+            sent |= await edge.send(20)
+            await asyncio.to_thread(each_broker.start)
+
+            def all_acknowledged() -> bool:
+                # The hub may be back later than the edge: then only the repetition after 3 s reaches it.
+                edge.clock.pass_s(0.02)
+                return edge.uplink.counters["acknowledged"] == 60
+
+            await until(all_acknowledged)
+            assert set(hub.batches) == sent
+            assert await edge.is_empty()
+            assert edge.health.link_rtt_ms() is not None
+
+
+async def test_a_backlog_longer_than_memory_and_older_than_this_run_arrives_behind_the_live_batches(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uplink_module, "LIVE_MOST", 10)
+    before = Edge(tmp_path, broker.url)
+    await before.open()
+    sent = await before.send(100)
+    await before.spool.close()
+    edge = Edge(tmp_path, broker.url, window=8)
+    await edge.open()
+    sent |= await edge.send(100)
+    live = await edge.send(1)
+    with SmallHub(broker.url) as hub:
+        await until(lambda: hub.connected)
+        task = asyncio.create_task(edge.uplink.run())
+
+        def all_here() -> bool:
+            # The rate of the backlog follows the clock, which only moves here.
+            edge.clock.pass_s(0.01)
+            return set(hub.batches) == sent | live and edge.uplink.counters["acknowledged"] >= 201
+
+        await until(all_here)
+        assert hub.order.index(next(iter(live))) < 10
+        assert await edge.is_empty()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await edge.spool.close()
+
+
+async def test_a_backlog_is_sent_no_faster_than_allowed(tmp_path: Path, broker: Broker) -> None:
+    size = len(one_event(2**60, 1))
+    before = Edge(tmp_path, broker.url)
+    await before.open()
+    await before.send(60)
+    await before.spool.close()
+    with SmallHub(broker.url) as hub:
+        async with running(Edge(tmp_path, broker.url, backlog_bytes_s=40 * size)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected and edge.uplink._backlog)
+            edge.clock.pass_s(0.25)
+            await until(lambda: len(hub.order) == 10)
+            await edge.send(1)
+            await until(lambda: len(hub.order) == 11)
+            assert edge.uplink.counters["backlog_sent"] == 10
+            for sent in (20, 30):
+                edge.clock.pass_s(0.25)
+                edge.uplink._wake.set()
+                await until(lambda sent=sent: edge.uplink.counters["backlog_sent"] == sent)
+            edge.clock.pass_s(100)
+            edge.uplink._wake.set()
+            await until(lambda: edge.uplink.counters["backlog_sent"] == 40)
+            assert len(set(hub.order)) <= 41
+
+
+async def test_a_hub_with_another_store_gets_the_batches_but_nothing_is_let_go(
+    tmp_path: Path, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge = Edge(tmp_path, broker.url)
+    with SmallHub(broker.url) as hub:
+        async with running(edge):
+            await until(lambda: hub.connected and edge.uplink.connected)
+            await edge.send(1)
+            await until(lambda: edge.uplink.counters["acknowledged"] == 1)
+            hub.store_id = "store-2"
+            await edge.send(2)
+            await until(lambda: edge.spool.counters["foreign_acks"] == 2)
+            assert len(await edge.spool.pending(0, EVERYTHING, 10)) == 2
+            edge.clock.pass_s(5)
+            await until(lambda: hub.statuses[-1].counters.get("foreign_acks"))
+    assert "not the store store-1" in caplog.text
+
+
+async def test_what_the_hub_keeps_aside_is_let_go_and_said(
+    tmp_path: Path, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmallHub(broker.url) as hub:
+        hub.aside = {1}
+        async with running(Edge(tmp_path, broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            await edge.send(3)
+            await until(lambda: edge.uplink.counters["acknowledged"] == 3)
+            assert await edge.is_empty()
+            assert edge.spool.counters["quarantined"] == 1
+    assert "kept aside: checksum" in caplog.text
+
+
+async def test_a_broken_acknowledgement_is_counted_and_ignored(tmp_path: Path, broker: Broker) -> None:
+    with SmallHub(broker.url) as hub:
+        async with running(Edge(tmp_path, broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            for payload in (b"", b"{", b"[]", b'{"store_id": 1}', b"\xff", dump(Ack(store_id="s", epoch=1))[:-1]):
+                hub.link.publish(topic("edge-1", Kind.ACK), payload)
+            await until(lambda: edge.uplink.counters["bad_acks"] == 6)
+            await edge.send(1)
+            await until(lambda: edge.uplink.counters["acknowledged"] == 1)
+
+
+async def test_the_hub_hears_the_state_every_five_seconds_and_soon_after_a_change(
+    tmp_path: Path, broker: Broker
+) -> None:
+    with SmallHub(broker.url) as hub:
+        async with running(Edge(tmp_path, broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            edge.clock.pass_s(5)
+            await until(lambda: hub.statuses)
+            first = len(hub.statuses)
+            edge.states = ["running"]
+            edge.clock.pass_s(0.3)
+            edge.uplink.status_changed()
+            await until(lambda: len(hub.statuses) == first + 1)
+            status = hub.statuses[-1]
+            assert (status.online, status.epoch, status.sent_ns) == (True, edge.spool.epoch, edge.clock.utc_ns)
+            assert status.kits[0].connections[0].state == "running"
+            assert status.counters["spool_batches"] == 0
+    await until(lambda: not hub.statuses[-1].online)
+    assert hub.statuses[-1].edge == "edge-1"
+
+
+async def test_the_broker_tells_the_hub_when_the_edge_is_gone(tmp_path: Path, broker: Broker) -> None:
+    with SmallHub(broker.url) as hub:
+        async with running(Edge(tmp_path, broker.url)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            edge.clock.pass_s(5)
+            await until(lambda: hub.statuses)
+            client = edge.uplink._link._client
+            assert client is not None
+            sock = client.socket()
+            assert sock is not None
+            sock.shutdown(2)
+            await until(lambda: any(not status.online for status in hub.statuses))
+            await until(lambda: hub.statuses[-1].online)
+
+
+async def test_a_refused_sign_in_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with mosquitto(tmp_path, users={"other": "right"}) as broker:
+        edge = Edge(tmp_path, broker.url)
+        connects: Callable[[], int] = lambda: edge.uplink._link.counters["refused_connects"]  # noqa: E731
+        async with running(edge):
+            await until(lambda: connects() >= 3)
+            await edge.send(1)
+            assert not edge.uplink.connected
+    assert caplog.text.count("not connected") == 1
