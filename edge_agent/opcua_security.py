@@ -27,6 +27,22 @@ from edge_agent.passwords import read_password
 POLICIES = {"None": SecurityPolicyNone, "Basic256Sha256": SecurityPolicyBasic256Sha256}
 
 
+ACTIONS = {
+    ua.StatusCodes.BadUserAccessDenied: ("user", "expected a user and password that the server knows"),
+    ua.StatusCodes.BadIdentityTokenRejected: ("user", "expected a user and password that the server knows"),
+    ua.StatusCodes.BadIdentityTokenInvalid: ("user", "expected a kind of sign-in that the server takes"),
+    ua.StatusCodes.BadSecurityPolicyRejected: ("policy", "expected a policy that the server takes"),
+    ua.StatusCodes.BadSecurityModeRejected: ("mode", "expected a mode that the server takes"),
+    ua.StatusCodes.BadSecurityChecksFailed: ("certificate", "trust this edge's certificate on the server"),
+    ua.StatusCodes.BadCertificateUntrusted: ("certificate", "trust this edge's certificate on the server"),
+    ua.StatusCodes.BadCertificateTimeInvalid: ("certificate", "expected one valid today, and right clocks"),
+    ua.StatusCodes.BadCertificateInvalid: ("certificate", "expected one that the server can read"),
+    ua.StatusCodes.BadCertificateUriInvalid: ("certificate", "expected one with the application's URI"),
+    ua.StatusCodes.BadCertificateUseNotAllowed: ("certificate", "expected one for client authentication"),
+}
+"""What a person must do where the server refuses the edge; every other refusal may pass by itself."""
+
+
 class SecuritySettings(BaseModel):
     """Who the edge is for the server and whom it trusts. Files are relative to the settings file; PEM or DER.
 

@@ -80,11 +80,12 @@ class Line:
         async with AsyncExitStack() as stack:
             # The store first: its file is locked, so that a second hub with the same data folder ends here, before it
             # takes the first one's broker for a dead hub's.
+            opening = asyncio.ensure_future(asyncio.to_thread(open_store, self._store_url))
+            stack.push_async_callback(_close_when_open, opening)
             try:
-                self.store = await asyncio.to_thread(open_store, self._store_url)
+                self.store = await asyncio.shield(opening)
             except StoreError as error:
                 raise CannotRun(f"store: {error}") from error
-            stack.push_async_callback(asyncio.to_thread, self.store.close)
             self.live = LiveFeed(clock=self._clock, edges=self.edges, kits=self._kits, known=self.store.latest)
             self.edges.listen(self.live.edge_changed)
             stack.push_async_callback(asyncio.to_thread, self._broker.stop)
@@ -139,6 +140,13 @@ class Line:
             quarantine = {}
         ok = broker.running and ingest.ok and store.ok and not self._accounts_fault
         return LineHealth(ok, broker, self._accounts_fault, ingest, store, quarantine, dict(self.live.counters))
+
+
+async def _close_when_open(opening: asyncio.Future[TelemetryStore]) -> None:
+    # A start that is called off does not stop the thread that opens the file: it would stay locked.
+    await asyncio.wait([opening])
+    if opening.exception() is None:
+        await asyncio.to_thread(opening.result().close)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -432,8 +432,8 @@ class _UniqueKeyLoader(_Loader):
                 mark = key_node.start_mark
                 raise yaml.MarkedYAMLError(problem=f"expected the key {key!r} once", problem_mark=mark)
             seen.add(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)  # pyright: ignore[reportUnknownMemberType]
-        return mapping
+        parent: Any = super()
+        return cast("dict[Any, Any]", parent.construct_mapping(node, deep))
 
 
 def parse_kit_model(text: str, file: str) -> KitModel:

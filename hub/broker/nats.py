@@ -95,6 +95,12 @@ class NatsBroker:
 
     def start(self, accounts: Sequence[BrokerAccount]) -> None:
         """Start the server and wait until it listens. Raises BrokerUnavailable, ValueError for a bad account."""
+        with self._lock:
+            if self._stopping.is_set():
+                raise BrokerUnavailable("the broker was stopped before it was started")
+            self._start(accounts)
+
+    def _start(self, accounts: Sequence[BrokerAccount]) -> None:
         self._binary = find_binary()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ports.mkdir(exist_ok=True)
@@ -133,16 +139,18 @@ class NatsBroker:
             )
 
     def stop(self) -> None:
-        """End the server in order, by force where it does not go. Idempotent."""
+        """End the server in order, by force where it does not go. Idempotent; a start under way is given up first."""
         self._stopping.set()
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        with self._lock:
+            process = self._process
+            if process is not None and process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(STOP_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        # Not under the lock, for which the watcher may be waiting to start the server again.
         if self._watcher is not None:
             self._watcher.join(STOP_S)
             self._watcher = None
@@ -241,6 +249,8 @@ class NatsBroker:
     def _wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + START_S
         while not condition():
+            if self._stopping.is_set():
+                raise BrokerUnavailable("the broker was stopped meanwhile")
             if time.monotonic() > deadline:
                 raise BrokerUnavailable(f"waited {START_S:.0f} s for the broker: {otherwise}")
             time.sleep(0.005)

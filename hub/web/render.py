@@ -85,9 +85,7 @@ def language(code: str) -> Language:
             text = text.replace("{" + name + "}", str(value))
         return text
 
-    environment.filters.update(
-        number=number, count=formats.count_text, age=age, fill=fill, unit=formats.unit_text, iso=formats.iso_text
-    )
+    environment.filters.update(number=number, count=formats.count_text, age=age, fill=fill, iso=formats.iso_text)
     environment.globals.update(
         asset=asset_url,
         words=found,
@@ -97,6 +95,7 @@ def language(code: str) -> Language:
         html_languages=HTML_LANGUAGE,
         time_text=formats.time_text,
         date_text=formats.date_text,
+        moment_text=formats.moment_text,
         zone_text=formats.zone_text,
         zone_city=formats.zone_city,
     )

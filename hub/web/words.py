@@ -27,6 +27,7 @@ def words(_: Gettext) -> Words:
         "wrong": {
             "edge_offline": _("The edge agent {name} is offline."),
             "stale": _("no new data"),
+            "stale_kit": _("No new data from the equipment."),
             "clear": _("Clear"),
             "latched": _("over, stays until it is cleared"),
             "model_differs": _("The edge uses another version of the kit model."),

@@ -124,8 +124,11 @@ class Feeder:
             return float(calm_state(channel))
         if channel.kind is ValueKind.BOOL:
             return float(calm_bool(channel))
-        if channel.kind is ValueKind.INT:
-            return float(round(0 if channel.alarms else middle(channel, phase)))
+        above = [float(alarm.condition.value) for alarm in channel.alarms if alarm.condition.op == "gt"]
+        if any(alarm.condition.op == "unchanged" for alarm in channel.alarms):
+            return float(int(phase * 10) % 100_000)
+        if above or channel.kind is ValueKind.INT:
+            return 0.2 * min(above) if above else float(round(0 if channel.alarms else middle(channel, phase)))
         return middle(channel, phase)
 
     def _frame(self, kit: KitEntry, stream_id: str, from_ns: int, to_ns: int) -> DecodedBatch:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edge_agent.sources.opcua import OpcuaAddress, OpcuaSettings, _queue_size
+from edge_agent.opcua_tags import OpcuaAddress, queue_size
+from edge_agent.sources.opcua import OpcuaSettings
 
 
 @pytest.mark.parametrize("node", ["ns=2;s=Line.State", "", "Line..State", ".State", "Line."])
@@ -38,6 +39,6 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message
 @given(st.floats(10, 5000), st.floats(0.5, 60_000))
 def test_the_queue_in_the_server_holds_two_publishing_intervals_at_least(publishing: float, sampling: float) -> None:
     """A shorter one loses values at every publish, and most servers do not even say so."""
-    size = _queue_size(publishing, sampling)
+    size = queue_size(publishing, sampling)
     assert size >= 2 * publishing / sampling
     assert size >= 10

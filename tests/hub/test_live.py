@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from firmware_bridge.mqtt_link import MqttLink
 from hub.accounts.person import Role
 from hub.app import create_app
+from hub.broker.nats import NatsBroker
 from hub.line import Line
 from hub.live import routes
 from hub.live.edges import EdgeRegistry
@@ -26,7 +28,8 @@ from hub.live.feed import QUEUE_FRAMES, LiveFeed
 from hub.live.state import KitView
 from hub.parts import HubParts
 from hub.settings import HubSettings, parse_settings
-from hub.store.base import DecodedBatch
+from hub.store import open_store
+from hub.store.base import DecodedBatch, StoreUnavailable
 from lab_contract.kit import Label
 from lab_contract.messages import ConnectionStatus, EdgeStatus, KitStatus, dump, load_ack
 from tests.hub.conftest import Browser, HandClock, until
@@ -505,6 +508,45 @@ async def test_staff_clears_a_latched_alarm(parts: HubParts, edge: Edge, signed_
     assert (await instructor.send("POST", path)).status_code == 204
     assert (await instructor.send("POST", path)).status_code == 404
     assert parts.line.live.views("workshop-1")[0].alarms == ()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("held", ["store", "broker"])
+async def test_a_start_that_is_called_off_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    """Ctrl-C in the first second must not leave a broker on the port or a locked store."""
+    reached, go_on = threading.Event(), threading.Event()
+    opened: list[Any] = []
+
+    def hold(work: Callable[..., Any]) -> Callable[..., Any]:
+        def held_work(*arguments: Any) -> Any:
+            reached.set()
+            assert go_on.wait(10)
+            opened.append(result := work(*arguments))
+            return result
+
+        return held_work
+
+    if held == "store":
+        monkeypatch.setattr("hub.line.open_store", hold(open_store))
+    else:
+        monkeypatch.setattr(NatsBroker, "_launch", hold(NatsBroker._launch))
+    port, url = free_port(), f"duckdb:///{tmp_path / 'telemetry.duckdb'}"
+    line = Line(data=tmp_path, store_url=url, broker_port=port, accounts=list, kits=dict, clock=HandClock())
+    start = asyncio.create_task(line.__aenter__())
+    assert await asyncio.to_thread(reached.wait, 10)
+    start.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert not line._broker.health().running
+    assert not (tmp_path / "broker" / "broker.pid").exists()
+    if held == "store":
+        with pytest.raises(StoreUnavailable):
+            opened[0].stats()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
 
 
 SECOND_HUB = """

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 NODE = Path(__file__).parents[1] / "node"
 VARIABLES = 200
 CHANGES = 50
-COUNTERS = counters_model((f"C{i}" for i in range(VARIABLES)), rate_hz=10)
+COUNTERS = counters_model(f"C{i}" for i in range(VARIABLES))
 BAD = counters_model(["Bad"], kind="float")
 ENCRYPTED = {
     "policy": "Basic256Sha256",

@@ -36,6 +36,8 @@ const server = new OPCUAServer({
   serverCertificateManager: manager,
   securityPolicies: [SecurityPolicy.None, SecurityPolicy.Basic256Sha256],
   securityModes: [MessageSecurityMode.None, MessageSecurityMode.Sign, MessageSecurityMode.SignAndEncrypt],
+  // 0 means that no change is merged with the next one within a window of time.
+  serverCapabilities: { minSupportedSampleRate: 0 },
   serverInfo: { applicationUri: settings.applicationUri },
   userManager: { isValidUser: (user, password) => user === settings.user && password === settings.password },
 });
@@ -46,7 +48,10 @@ const own = space.registerNamespace("urn:test:counters");
 const kit = own.addObject({ organizedBy: space.rootFolder.objects, browseName: "Counters" });
 const variables = [];
 for (let i = 0; i < settings.variables; i += 1) {
-  variables.push(own.addVariable({ componentOf: kit, browseName: `C${i}`, dataType: "UInt32" }));
+  // minimumSamplingInterval 0: at every change. Sampling by a timer may itself skip a change on a busy machine.
+  variables.push(
+    own.addVariable({ componentOf: kit, browseName: `C${i}`, dataType: "UInt32", minimumSamplingInterval: 0 }),
+  );
 }
 const bad = own.addVariable({ componentOf: kit, browseName: "Bad", dataType: "Double" });
 bad.setValueFromSource({ dataType: DataType.Double, value: 1 }, StatusCodes.BadSensorFailure);

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.plc_line import PlcLineSimulator
-from simulators.plc_model import Fault, Mode, NotAllowed, PartType, PlcLineModel, State
+from simulators.plc_model import Fault, NotAllowed, PlcLineModel
+from simulators.plc_parts import Mode, PartType, State
 from tests.opcua_parts import PLC_LINE, until
 
 DT = 0.05

@@ -15,8 +15,8 @@ const dist = join(here, "..", "static", "dist");
 const digest = process.argv[2] ?? "";
 const files = {};
 
-// Built in templates as `is-{{ state }}` and the like, where no purge can see them: see hub/web/assets/src/hub.css.
-const safelist = { greedy: [/^is-/, /^sev-/, /^link-/, /^series-/, /^uplot$/, /^u-/] };
+// Classes that a library makes by itself, where no purge can see them.
+const safelist = { greedy: [/^uplot$/, /^u-/] };
 
 function hashed(name, content) {
   const hash = createHash("sha256").update(content).digest("base64url").slice(0, 10);
@@ -91,8 +91,9 @@ const unusedCustomProperties = {
   },
 };
 
-async function styleSheet(name, parts) {
-  const raw = parts.map((part) => readFileSync(part, "utf8")).join("\n").replace(/^@charset[^;]*;/gm, "");
+/** Of the library what the pages use, of our own sheet everything: a purge would take `:focus-visible` for unused. */
+async function styleSheet(name, library, own) {
+  const raw = readFileSync(library, "utf8").replace(/^@charset[^;]*;/gm, "");
   const [purged] = await new PurgeCSS().purge({
     content: [join(here, "../templates/**/*.html"), join(here, "src/**/*.ts")].map((p) => p.replaceAll("\\", "/")),
     css: [{ raw }],
@@ -102,7 +103,7 @@ async function styleSheet(name, parts) {
     // Of a Jinja expression only the words count.
     defaultExtractor: (text) => text.match(/[A-Za-z0-9_-]+/g) ?? [],
   });
-  const done = await postcss([darkByMedia, picturesAsFiles, unusedCustomProperties]).process(purged.css, { from: undefined });
+  const done = await postcss([darkByMedia, picturesAsFiles, unusedCustomProperties]).process(`${purged.css}\n${readFileSync(own, "utf8")}`, { from: undefined });
   const { code } = await esbuild.transform(done.css, { loader: "css", minify: true, target: "es2022", legalComments: "none" });
   write(name, code);
 }
@@ -131,8 +132,8 @@ async function islands() {
 rmSync(dist, { recursive: true, force: true });
 mkdirSync(dist, { recursive: true });
 const tabler = join(here, "node_modules/@tabler/core/dist/css/tabler.min.css");
-await styleSheet("hub.css", [tabler, join(here, "src/hub.css")]);
-await styleSheet("charts.css", [join(here, "node_modules/uplot/dist/uPlot.min.css"), join(here, "src/charts.css")]);
+await styleSheet("hub.css", tabler, join(here, "src/hub.css"));
+await styleSheet("charts.css", join(here, "node_modules/uplot/dist/uPlot.min.css"), join(here, "src/charts.css"));
 await islands();
 write("favicon.svg", readFileSync(join(here, "src/favicon.svg"), "utf8"));
 for (const name of readdirSync(dist)) {

@@ -3,6 +3,7 @@
 export type Words = Record<string, Record<string, string>>;
 
 const MINUS = "\u2212";
+const DAY_SHOWN_MS = 20 * 3_600_000;
 
 export class Format {
   private readonly clocks = new Map<string, Intl.DateTimeFormat>();
@@ -35,6 +36,14 @@ export class Format {
     if (s < 7200) return say("min", (s / 60).toFixed(0));
     if (s < 172_800) return say("h", (s / 3600).toFixed(0));
     return say("d", (s / 86_400).toFixed(0));
+  }
+
+  /** Time of day, with the day before it where that is not clear: more than 20 h away. */
+  moment(ms: number, now: number, zone: string): string {
+    const time = this.time(ms, zone);
+    if (Math.abs(now - ms) < DAY_SHOWN_MS) return time;
+    const locale = { zh: "zh-CN", ru: "ru-RU" }[this.language] ?? "en-GB";
+    return `${new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeZone: zone }).format(ms)} ${time}`;
   }
 
   time(ms: number, zone: string, seconds = true): string {

@@ -2,8 +2,9 @@
 import { all, one, pageData, setState, setText } from "./dom";
 import { Format, type Words } from "./format";
 import { LiveLink, type Message } from "./live";
+import type { ChannelMeta } from "./plot";
 import { StripChart, type StreamData } from "./strip";
-import { type ChannelMeta, TrendPanel } from "./trend";
+import { TrendPanel } from "./trend";
 import { type Alarm, alarmLabel, type KitGlance, type KitLabels, shownState, TroubleList, type Zones } from "./troubles";
 
 type Value = [channel: string, t_ms: number, value: number | null, text: string | null, quality: number];
@@ -195,5 +196,5 @@ function showGlance(): void {
   const state = shownState(glance);
   setState(badge, state, format.word("state", state));
   title.classList.toggle("is-old", !glance.fresh);
-  troubles.show(glance.wrong, alarms ?? []);
+  troubles.show(glance.wrong, alarms ?? [], link.now());
 }

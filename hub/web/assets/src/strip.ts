@@ -17,6 +17,7 @@ const CALM_REDRAW_MS = 500;
 const HEADER_BYTES = 16;
 const LABEL_WIDTH = 76;
 const AXIS_HEIGHT = 22;
+const NOW_WIDTH = 72;
 
 /** The last seconds of all channels; times are those of the equipment, in ms. */
 class Window {
@@ -88,7 +89,6 @@ export class StripChart {
   private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
   private scheduled = false;
   private drawn = 0;
-  private frameNumber = -1;
   private received = -Infinity;
 
   constructor(
@@ -128,12 +128,8 @@ export class StripChart {
     if (channels !== this.stream.channels.length || data.byteLength !== HEADER_BYTES + 4 * channels * n) {
       throw new Error(`stream frame ${number}: ${channels} channels and ${data.byteLength} bytes do not fit this stream`);
     }
-    if (this.frameNumber >= 0 && number <= this.frameNumber) {
-      // Numbers start anew with each connection: what was drawn before belongs to the old one, and time goes on.
-      this.frameNumber = -1;
-    }
-    this.frameNumber = number;
-    // Late or repeated samples would run the line backwards.
+    // Late or repeated samples would run the line backwards. What the hub dropped for a slow link, the equipment lost or
+    // a broken connection missed shows alike: as a step in time that is longer than a sample.
     if (first <= this.live.last) return;
     this.live.push(first, this.period, n, new Float32Array(data, HEADER_BYTES));
     this.received = performance.now();
@@ -278,6 +274,8 @@ export class StripChart {
       context.moveTo(x, 0);
       context.lineTo(x, bottom);
       context.stroke();
+      // On a phone the first label would run into "now".
+      if (s > 0 && width - x < NOW_WIDTH) continue;
       context.fillStyle = colours.muted;
       context.textAlign = s === 0 ? "right" : "center";
       const decimals = step < 1 ? 1 : 0;

@@ -67,13 +67,13 @@ export class TroubleList {
     private readonly csrf: string | null = null,
   ) {}
 
-  show(wrong: Wrong[], alarms: Alarm[]): void {
+  show(wrong: Wrong[], alarms: Alarm[], at: number): void {
     const latched = new Set(alarms.filter((a) => !a.holds).map((a) => `${a.channel}/${a.id}`));
     // Untouched where nothing has changed: a screen reader or a selection stays where it is.
     const now = JSON.stringify([wrong, [...latched]]);
     if (now === this.shownBefore) return;
     this.shownBefore = now;
-    const items = wrong.slice(0, this.most).map((one) => this.item(one, latched));
+    const items = wrong.slice(0, this.most).map((one) => this.item(one, latched, at));
     const { format } = this;
     if (wrong.length > this.most) {
       items.push(make("li", { class: "muted" }, format.fill(format.word("card", "more"), { n: wrong.length - this.most })));
@@ -82,14 +82,14 @@ export class TroubleList {
     this.list.replaceChildren(...items);
   }
 
-  private item(one: Wrong, latched: Set<string>): HTMLLIElement {
+  private item(one: Wrong, latched: Set<string>, at: number): HTMLLIElement {
     const { format, zones } = this;
     const text = make("span");
     if (one.kind === "alarm") text.append(make("span", { class: "word" }, format.word("severity", one.severity)), " ");
     text.append(this.text(one, latched));
     if (one.since_ms !== null) {
-      const time = format.time(one.since_ms, zones.workshop_zone);
-      const own = zones.zone === zones.workshop_zone ? "" : ` (${format.time(one.since_ms, zones.zone)} ${zones.mine})`;
+      const time = format.moment(one.since_ms, at, zones.workshop_zone);
+      const own = zones.zone === zones.workshop_zone ? "" : ` (${format.moment(one.since_ms, at, zones.zone)} ${zones.mine})`;
       text.append(" ", make("span", { class: "muted nowrap" }, time + own));
     }
     const key = `${one.subject}/${one.code}`;
@@ -123,7 +123,7 @@ export class TroubleList {
       case "connection":
         return `${link}: ${format.word("connection", one.code)}${detail}`;
       case "stale":
-        return one.subject === this.kit ? word("stale") : `${link}: ${word("stale")}`;
+        return one.subject === this.kit ? word("stale_kit") : `${link}: ${word("stale")}`;
       default:
         return word(one.kind) + detail;
     }

@@ -40,7 +40,7 @@ class Card {
     this.element.classList.toggle("is-old", !glance.fresh);
     setState(one(".state", this.element), state, format.word("state", state));
     setText(one("[data-field=state]", this.element), this.stateText(glance.state_value));
-    this.troubles.show(glance.wrong, glance.alarms);
+    this.troubles.show(glance.wrong, glance.alarms, link.now());
   }
 
   grow(now: number): void {
