@@ -15,8 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_agent.clock import SystemClock
 from edge_agent.health import Health
-from edge_agent.source import BoundChannel, Event, SourceContext
 from edge_agent.opcua_tags import OpcuaAddress
+from edge_agent.source import BoundChannel, Event, SourceContext
 from edge_agent.sources.opcua import OpcuaSettings, OpcuaSource
 from lab_contract.kit import KitModel, find_kit_model
 

@@ -293,7 +293,7 @@ class OpcuaSource:
             return
         session = client.uaclient.session
         if old := [tag.monitored for tag, _ in nodes if tag.monitored is not None]:
-            # The tag was deleted and is back: its old tag stays silent for good.
+            # The tag was deleted and is back: its old monitored item stays silent for good.
             deleted = ua.DeleteMonitoredItemsParameters(self._subscription, old)
             await session.delete_monitored_items(deleted)
         requests = []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.sources.agent import AgentAddress
 from edge_agent.opcua_tags import OpcuaAddress
+from edge_agent.sources.agent import AgentAddress
 from edge_agent.sources.opcua import OpcuaSettings
 from lab_contract.kit import Limits, Severity, ValueKind, find_kit_model
 
