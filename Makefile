@@ -40,8 +40,7 @@ assets: ## web assets and message catalogues; does nothing where nothing changed
 	@if [ -x $(BIN)/python ]; then $(BIN)/python hub/web/build_assets.py; fi
 
 messages: $(VENV)/.dev ## extract the texts of pages into the catalogues
-	@$(BIN)/pybabel extract -q -F hub/web/babel.cfg -o build/hub.pot .
-	@$(BIN)/pybabel update -q -N -D hub -i build/hub.pot -d hub/web/locales
+	@$(BIN)/python -m hub.web.catalogues
 
 lock: $(VENV)/.dev ## renew constraints.txt
 	@$(UV) pip compile -q --universal --generate-hashes --all-extras --python-version 3.11 --no-emit-index-url \
