@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -226,6 +227,11 @@ class MqttLink:
         def on_message(_c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
             self._guard(self._on_message, message.topic, message.payload)
 
+        def on_socket_open(_c: paho.Client, _u: Any, opened: Any) -> None:
+            # Nagle's algorithm would hold small messages back: 25 ms more from publish to acknowledgement.
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        client.on_socket_open = on_socket_open
         client.on_connect = on_connect
         client.on_disconnect = on_disconnect
         client.on_subscribe = on_subscribe
