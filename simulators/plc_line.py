@@ -23,7 +23,8 @@ from typing import Any, Self
 from asyncua import Node, Server, ua
 
 from lab_contract.kit import Channel, KitModel, ValueKind, find_kit_model
-from simulators.plc_model import Fault, NotAllowed, PlcLineModel
+from simulators.plc_model import NotAllowed, PlcLineModel
+from simulators.plc_stations import Fault
 
 # asyncua logs each lost client with a traceback; a viewer that leaves is no event here.
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)
@@ -168,9 +169,9 @@ class PlcLineSimulator:
 
         double, text = ua.VariantType.Double, ua.VariantType.String
         inputs: list[tuple[str, ua.VariantType, Callable[[Any], None], Callable[[], Any]]] = [
-            ("Sorting.BeltFrequencySetpoint", double, model.set_belt_freq, lambda: model.belt.setpoint),
+            ("Sorting.BeltFrequencySetpoint", double, model.set_belt_freq, lambda: model.stations.belt.setpoint),
             ("Line.Batch", ua.VariantType.Int32, model.set_batch, lambda: model.batch),
-            ("Line.Recipe", text, model.select_recipe, lambda: model.recipe),
+            ("Line.Recipe", text, model.select_recipe, lambda: model.stations.recipe),
             ("Line.Heartbeat", ua.VariantType.UInt32, heartbeat, lambda: count),
             ("Simulation.SensorOff", ua.VariantType.Boolean, *fault(Fault.SENSOR_OFF)),
             ("Simulation.AirLow", ua.VariantType.Boolean, *fault(Fault.AIR_LOW)),

@@ -9,6 +9,7 @@ MM_PER_HZ = 8.0
 """Belt speed in mm/s for each Hz of the inverter."""
 COUNTS_PER_MM = 2.0
 AXIS_SPEED, AXIS_ACCELERATION = 340.0, 1200.0
+AXIS_TRAVEL_MM = 1000.0
 
 
 class State(IntEnum):
@@ -94,7 +95,8 @@ class Axis:
         if not held and abs(way) <= max(abs(step), 0.05):
             self.position, self.speed = self.target, 0.0
         else:
-            self.position += step
+            # Braking can carry it past its target, but never past the end stops.
+            self.position = min(max(self.position + step, 0.0), AXIS_TRAVEL_MM)
 
     @property
     def arrived(self) -> bool:

@@ -70,3 +70,13 @@ def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.Captur
         cli.main(arguments)
     assert end.value.code == 2
     assert "usage: epip-sim" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kit", cli.KITS)
+def test_every_kit_tells_its_options(kit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([kit, "--help"])
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    assert "--seed" in told
+    assert "--exit-with-parent" in told

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.plc_line import PlcLineSimulator
-from simulators.plc_model import Fault, NotAllowed, PlcLineModel
+from simulators.plc_model import NotAllowed, PlcLineModel
 from simulators.plc_parts import Mode, PartType, State
+from simulators.plc_stations import Fault
 from tests.opcua_parts import PLC_LINE, until
 
 DT = 0.05
@@ -49,7 +50,7 @@ def test_it_runs_by_itself_batch_after_batch() -> None:
     """Whoever opens the demo sees moving values without pressing anything."""
     model = PlcLineModel(1)
     states: list[str] = []
-    while model.parts_good + model.parts_reject < 30:
+    while model.stations.parts_good + model.stations.parts_reject < 30:
         model.step(DT)
         if not states or states[-1] != model.state.name:
             states.append(model.state.name)
@@ -64,10 +65,10 @@ def test_task_a1_can_be_passed(seed: int) -> None:
     model = running(PlcLineModel(seed))
     cycles: list[float] = []
     while model.state is State.EXECUTE:
-        before = model.parts_good + model.parts_reject
+        before = model.stations.parts_good + model.stations.parts_reject
         model.step(DT)
-        if model.parts_good + model.parts_reject > before > 0:
-            cycles.append(model.cycle_time)
+        if model.stations.parts_good + model.stations.parts_reject > before > 0:
+            cycles.append(model.stations.cycle_time)
     assert len(cycles) == model.batch - 1
     best = min((cycles[i : i + 5] for i in range(len(cycles) - 4)), key=sum)
     assert sum(best) / 5 <= 12.0
@@ -103,17 +104,17 @@ def test_a_cylinder_is_between_its_switches_while_it_moves() -> None:
 
 def test_encoder_counts_with_the_inverter() -> None:
     model = running(PlcLineModel(3))
-    run_until(model, lambda: model.belt.frequency == 25.0, within_s=2)
-    before = model.belt.encoder
+    run_until(model, lambda: model.stations.belt.frequency == 25.0, within_s=2)
+    before = model.stations.belt.encoder
     for _ in range(round(1 / DT)):
         model.step(DT)
-    assert model.belt.encoder - before == pytest.approx(25.0 * 8 * 2, rel=0.01)
+    assert model.stations.belt.encoder - before == pytest.approx(25.0 * 8 * 2, rel=0.01)
 
 
 def test_every_part_is_counted_once_and_lands_in_a_chute() -> None:
     model = running(PlcLineModel(5))
     run_until(model, lambda: model.state is State.COMPLETE)
-    assert model.parts_good + model.parts_reject == model.batch
+    assert model.stations.parts_good + model.stations.parts_reject == model.batch
 
 
 def test_magazine_gets_low_and_is_refilled() -> None:
@@ -125,10 +126,10 @@ def test_magazine_gets_low_and_is_refilled() -> None:
 def test_stop_works_in_every_state_and_holds_the_axis() -> None:
     """Stop is the one command that may never be refused."""
     model = running(PlcLineModel(4))
-    run_until(model, lambda: abs(model.axis.speed) > 300)
+    run_until(model, lambda: abs(model.stations.axis.speed) > 300)
     model.stop()
     run_until(model, lambda: model.state is State.STOPPED, within_s=2)
-    assert (model.axis.speed, model.belt.frequency) == (0, 0)
+    assert (model.stations.axis.speed, model.stations.belt.frequency) == (0, 0)
     model.stop()
     assert model.state is State.STOPPED
 
@@ -144,16 +145,16 @@ def test_after_a_stop_from_outside_the_operator_keeps_off() -> None:
 
 def test_hold_keeps_the_part_and_unhold_goes_on() -> None:
     model = running(PlcLineModel(4, operated=False))
-    run_until(model, lambda: model.axis.speed > 300)
+    run_until(model, lambda: model.stations.axis.speed > 300)
     model.hold()
     run_until(model, lambda: model.state is State.HELD, within_s=1)
-    run_until(model, lambda: model.axis.speed == 0, within_s=1)
-    position, done = model.axis.position, model.parts_good + model.parts_reject
+    run_until(model, lambda: model.stations.axis.speed == 0, within_s=1)
+    position, done = model.stations.axis.position, model.stations.parts_good + model.stations.parts_reject
     for _ in range(200):
         model.step(DT)
-    assert model.axis.position == position
+    assert model.stations.axis.position == position
     model.unhold()
-    run_until(model, lambda: model.parts_good + model.parts_reject > done, within_s=30)
+    run_until(model, lambda: model.stations.parts_good + model.stations.parts_reject > done, within_s=30)
 
 
 def test_emergency_stop_aborts_and_start_is_refused_until_cleared_at_the_panel() -> None:
@@ -204,17 +205,17 @@ def test_dead_end_switch_jams_the_line() -> None:
     assert not model.values()["feed.push_out"]
     assert not model.values()["feed.push_home"]
     model.clear_fault(Fault.SENSOR_OFF)
-    run_until(model, lambda: model.parts_good > 0, within_s=60)
+    run_until(model, lambda: model.stations.parts_good > 0, within_s=60)
 
 
 def test_low_air_crosses_the_limit_and_recovers() -> None:
     model = PlcLineModel(4)
     model.inject(Fault.AIR_LOW)
-    run_until(model, lambda: model.air < 0.41, within_s=20)
-    run_until(model, lambda: model.parts_good > 2, within_s=120)
-    assert model.air > 0.35, "the high alarm is another fault"
+    run_until(model, lambda: model.stations.air < 0.41, within_s=20)
+    run_until(model, lambda: model.stations.parts_good > 2, within_s=120)
+    assert model.stations.air > 0.35, "the high alarm is another fault"
     model.clear_fault(Fault.AIR_LOW)
-    run_until(model, lambda: model.air > 0.5, within_s=30)
+    run_until(model, lambda: model.stations.air > 0.5, within_s=30)
 
 
 def test_empty_magazine_stays_empty_until_the_fault_is_taken_out() -> None:
@@ -234,7 +235,7 @@ def test_set_points_keep_the_limits_of_the_kit_model(freq: float, message: str) 
     with pytest.raises(NotAllowed, match=message):
         model.set_belt_freq(freq)
     model.set_belt_freq(30)
-    assert model.belt.setpoint == 30
+    assert model.stations.belt.setpoint == 30
 
 
 COMMANDS = ("reset", "start", "stop", "hold", "unhold", "clear", "open_estop", "close_estop")
@@ -311,7 +312,7 @@ async def test_set_points_can_be_written_and_jump_back_when_refused(line: tuple[
     idle(simulator.model)
     frequency = await node_at(client, "Sorting.BeltFrequencySetpoint")
     await frequency.write_value(28.0, ua.VariantType.Double)
-    await until(lambda: simulator.model.belt.setpoint == 28.0)
+    await until(lambda: simulator.model.stations.belt.setpoint == 28.0)
     await frequency.write_value(99.0, ua.VariantType.Double)
     jumped_back = simulator.server.read_attribute_value
     await until(lambda: jumped_back(frequency.nodeid).Value.Value == 28.0)
