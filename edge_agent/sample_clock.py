@@ -18,6 +18,8 @@ MEMORY = 60
 """Minima (one a second of arrivals) that the line is drawn through."""
 SETTLED = 10
 """Minima from which on a slope is believed; before, the nominal period is taken as true."""
+SLOPE_MOST = 500e-6
+"""No crystal is further off; what looks so is the delays of a bad minute."""
 SLEW_AT_FIRST = 0.05
 SLEW = 0.001
 """Share of the elapsed time by which the offset may move towards the line: 50 ms a second at first, then 1 ms."""
@@ -32,7 +34,8 @@ class SampleClock:
         self._period = period_ns
         self._base: tuple[int, int] | None = None
         self._minima: deque[tuple[float, float]] = deque(maxlen=MEMORY)
-        self._second = -1
+        self._second = 0
+        self._least: tuple[float, float] | None = None
         self._slope = 0.0
         self._level = 0.0
         self._offset = 0.0
@@ -52,12 +55,15 @@ class SampleClock:
         second = (arrival_ns - self._base[1]) // SECOND
         if second != self._second:
             self._second = second
-            self._minima.append((x, late))
-        elif late < self._minima[-1][1]:
-            self._minima[-1] = (x, late)
-        else:
-            return
-        self._draw_line()
+            if self._least is not None:
+                self._minima.append(self._least)
+            self._least = None
+            self._draw_line()
+        if self._least is None or late < self._least[1]:
+            self._least = x, late
+            # A second that has just begun may have seen nothing but late bytes: it only counts where it is low.
+            if len(self._minima) < SETTLED:
+                self._level = min([late, *(minimum for _, minimum in self._minima)])
 
     def expected(self, arrival_ns: int) -> float | None:
         """The count that should be newest at `arrival_ns`; None before the first sample."""
@@ -96,10 +102,9 @@ class SampleClock:
         return x, arrival_ns - base_ns - x
 
     def _draw_line(self) -> None:
-        x, late = np.array(self._minima).T
-        if len(x) < SETTLED:
-            self._slope, self._level = 0.0, float(late.min())
+        if len(self._minima) < SETTLED:
             return
+        x, late = np.array(self._minima).T
         slope, level = _line(x, late)
         above = late - (slope * x + level)
         # Once more through the lower half: a second in which everything was late says nothing about the board.
@@ -108,10 +113,11 @@ class SampleClock:
 
 
 def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and level of the straight line of least squares."""
+    """Slope, of no more than SLOPE_MOST, and level of the straight line of least squares."""
     mean_x, mean_y = float(x.mean()), float(y.mean())
     spread = float(((x - mean_x) ** 2).sum())
     slope = float(((x - mean_x) * (y - mean_y)).sum()) / spread if spread else 0.0
+    slope = min(SLOPE_MOST, max(-SLOPE_MOST, slope))
     return slope, mean_y - slope * mean_x
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.source import BoundChannel, Source, SourceContext
 from lab_contract.kit import KitModel, find_kit_model
+from simulators.bci_platform import BciPlatformSimulator
 
 
 def model() -> KitModel:
@@ -44,3 +45,8 @@ async def until(true: Callable[[], bool], within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
         while not true():  # noqa: ASYNC110 - the condition is not ours to signal
             await asyncio.sleep(0.005)
+
+
+def starved(simulator: BciPlatformSimulator) -> bool:
+    """Whether the machine was so busy that the simulator itself could not send everything."""
+    return bool(simulator.late_samples or simulator.eeg.dropped_bytes or simulator.drive.dropped_bytes)
