@@ -16,8 +16,9 @@ from edge_agent.source import Event, Frame, Reading
 from lab_contract.batch import EVENT_STREAM, Header, Shape, encode_events, encode_frame
 from lab_contract.kit import Stream
 
-EVENT_LINGER_MS = 20
-"""An OPC UA server publishes all changes of a period at once; 20 ms catch them and stay far below a period."""
+EVENT_LINGER_MS = 10
+"""A server publishes all changes of a period at once, some in several answers: 10 ms catch them. Every change waits as
+long, so more would be felt at the pages and save hardly a batch."""
 MOST_EVENTS = 2000
 MOST_SAMPLES = 8192
 """Rows of one batch; more are split. 8,192 samples of 16 channels are 0.6 MB."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from asyncua import ua
@@ -18,7 +17,6 @@ QUEUE_S = 10.0
 """What the queue of an item holds: a workshop PC may be busy for longer than two publishing intervals."""
 QUEUE_LEAST, QUEUE_MOST = 10, 500
 """The least for slow channels that change in bursts; the most for the memory of a small PLC."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NODE_ID = re.compile(r"(?:nsu=(?P<uri>[^;]+);)?(?P<id>[isgb]=.+)\Z", re.DOTALL)
 
@@ -93,12 +91,3 @@ def value_of(tag: Tag, raw: Any) -> tuple[float | None, str | None]:
     if not isinstance(raw, int | float) or not math.isfinite(raw):
         return None, None
     return float(raw), tag.names.get(int(raw)) if tag.names else None
-
-
-def utc_ns(moment: datetime | None) -> int | None:
-    """UTC ns; None where the server gave no time or the null one of 1601."""
-    if moment is None:
-        return None
-    since = moment - EPOCH
-    ns = (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
-    return ns if ns > 0 else None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.batcher import MOST_EVENTS, MOST_SAMPLES, Batcher, Encoded
+from edge_agent.batcher import EVENT_LINGER_MS, MOST_EVENTS, MOST_SAMPLES, Batcher, Encoded
 from edge_agent.source import Event, Frame
 from lab_contract.batch import MAX_BYTES, Shape, unpack
 from tests.small_kit import NOW, SECOND, model
@@ -82,7 +82,7 @@ def test_every_reading_leaves_once_in_order_and_in_time(steps: list[tuple[str, i
         if amount and what != "wait":
             waiting_since.setdefault(what, now)
         for kind, since in waiting_since.items():
-            assert now - since <= (20 if kind == "events" else 250) * MS
+            assert now - since <= (EVENT_LINGER_MS if kind == "events" else 250) * MS
         assert (batcher.due_ns() is None) == (not waiting_since)
     out += batcher.take(None)
     assert batcher.due_ns() is None
@@ -96,9 +96,9 @@ def test_every_reading_leaves_once_in_order_and_in_time(steps: list[tuple[str, i
 def test_what_a_server_publishes_in_one_burst_travels_in_one_batch() -> None:
     batcher = a_batcher()
     batcher.add([event(i) for i in range(150)], 0, NOW)
-    batcher.add([event(i) for i in range(50)], 12 * MS, NOW)
-    assert batcher.take(19 * MS) == []
-    (batch,) = batcher.take(20 * MS)
+    batcher.add([event(i) for i in range(50)], 6 * MS, NOW)
+    assert batcher.take((EVENT_LINGER_MS - 1) * MS) == []
+    (batch,) = batcher.take(EVENT_LINGER_MS * MS)
     assert unpack(batch.data).header.rows == 200
 
 

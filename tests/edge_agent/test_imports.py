@@ -36,3 +36,23 @@ def test_the_agent_and_every_source_but_opcua_import_nothing_heavy() -> None:
 )
 def test_a_source_does_not_bring_the_library_of_another(protocol: str, without: set[str]) -> None:
     assert not imported_by(SOURCES[protocol].partition(":")[0]) & without
+
+
+USE = """
+import sys
+import numpy as np
+from edge_agent.eeg_measures import line_ratio, spectrum
+from edge_agent.sample_clock import SampleClock
+frequencies, density = spectrum(np.sin(np.arange(4000.0)).reshape(8, 500), 250)
+line_ratio(frequencies, density, np.zeros(8, dtype=bool), 50)
+clock = SampleClock(4e6)
+for second in range(30):
+    clock.observe(second * 250, second * 1_000_000_000)
+    clock.times(np.arange(second * 250, second * 250 + 250))
+print("numpy.ma" in sys.modules)
+"""
+
+
+def test_measuring_eeg_does_not_bring_in_masked_arrays() -> None:
+    done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, check=False, timeout=50)
+    assert done.stdout.strip() == "False", done.stderr
