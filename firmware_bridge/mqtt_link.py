@@ -18,7 +18,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,15 +33,6 @@ BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 10.0
 HANDSHAKE_S = 10.0
 """How long the broker may take from the TCP connection to the last granted subscription."""
-SUBSCRIBE_ATTEMPTS = 3
-"""A broker under load answers a subscription that it would grant with the same refusal as one that it never will."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    topic: str
-    qos: int
-    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +96,7 @@ class MqttLink:
         self._subscriptions: dict[str, int] = {}
         self._lock = threading.Lock()
         self._client: paho.Client | None = None
-        self._waiting: dict[int, _Request] = {}
+        self._waiting: dict[int, str] = {}
         self._ended = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -142,7 +133,7 @@ class MqttLink:
             self._subscriptions[topic] = qos
             client = self._client
             if client is not None and client.is_connected():
-                self._request(client, _Request(topic, qos))
+                self._request(client, topic, qos)
 
     def publish(self, topic: str, payload: bytes, qos: int = 1) -> bool:
         """Hand a message to the broker; False where it was not taken, and then the caller still has it.
@@ -218,7 +209,7 @@ class MqttLink:
             self._ended.set()
 
         def on_subscribe(_c: paho.Client, _u: Any, mid: int, reasons: list[ReasonCode], _p: Any) -> None:
-            self._guard(self._granted, client, mid, reasons)
+            self._guard(self._granted, mid, reasons)
 
         def on_publish(_c: paho.Client, _u: Any, _mid: int, reason: ReasonCode, _p: Any) -> None:
             if reason.is_failure:
@@ -258,25 +249,22 @@ class MqttLink:
         with self._lock:
             self._waiting.clear()
             for topic, qos in self._subscriptions.items():
-                self._request(client, _Request(topic, qos))
+                self._request(client, topic, qos)
             if self._waiting:
                 return
         self._up()
 
-    def _request(self, client: paho.Client, request: _Request) -> None:
-        code, mid = client.subscribe(request.topic, request.qos)
+    def _request(self, client: paho.Client, topic: str, qos: int) -> None:
+        code, mid = client.subscribe(topic, qos)
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
-            self._waiting[mid] = request
+            self._waiting[mid] = topic
 
-    def _granted(self, client: paho.Client, mid: int, reasons: list[ReasonCode]) -> None:
+    def _granted(self, mid: int, reasons: list[ReasonCode]) -> None:
         with self._lock:
-            request = self._waiting.pop(mid, None)
-            if request is not None and any(reason.is_failure for reason in reasons):
-                if request.attempt < SUBSCRIBE_ATTEMPTS:
-                    self._request(client, replace(request, attempt=request.attempt + 1))
-                else:
-                    self.counters["refused_subscriptions"] += 1
-                    log.warning("the broker refused a subscription: may this account hear %s?", request.topic)
+            topic = self._waiting.pop(mid, None)
+            if topic is not None and any(reason.is_failure for reason in reasons):
+                self.counters["refused_subscriptions"] += 1
+                log.warning("the broker refused a subscription: may this account hear %s?", topic)
             ready = not self._waiting and not self.connected
         if ready:
             self._up()

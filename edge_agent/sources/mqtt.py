@@ -188,8 +188,8 @@ class MqttSource:
         )
         self._link, self._link_said = link, None
         self._last.clear()
-        for topic in self._topics:
-            link.subscribe(topic)
+        # One subscription, because NATS grants a session only as many as fit into 65,535 unacknowledged messages.
+        link.subscribe(f"{settings.prefix}/#")
         link.start()
         try:
             async with asyncio.timeout(settings.connect_within_s):
