@@ -22,7 +22,7 @@ MOST_BODY_BYTES = 1024 * 1024
 SECURITY_HEADERS = {
     # A page loads files of this hub and nothing else, runs no script but its own files, and stands in no frame.
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
         "connect-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",

@@ -15,7 +15,7 @@ import numpy as np
 from hub.live.alarms import ActiveAlarm, KitAlarms
 from hub.live.edges import EdgeRegistry
 from hub.store.base import SECOND, DecodedBatch, DecodedEvents, DecodedFrame, Latest
-from lab_contract.kit import Channel, Severity
+from lab_contract.kit import Channel, KitModel, Severity
 
 if TYPE_CHECKING:
     from hub.ingest.decode import KitEntry
@@ -169,7 +169,7 @@ class KitState:
             stale_channels=frozenset(
                 name
                 for name, sample in values.items()
-                if not online or _is_stale(model.channel_by_id[name], sample, fresh_links, now_ns)
+                if not online or _is_stale(model, model.channel_by_id[name], sample, fresh_links, now_ns)
             ),
             connections=connections,
             alarms=alarms,
@@ -235,11 +235,13 @@ def _state(online: bool, fresh: bool, wrong: tuple[Wrong, ...]) -> str:
     return "warning" if wrong else "ready"
 
 
-def _is_stale(channel: Channel, sample: Latest, fresh_links: set[str], now_ns: int) -> bool:
+def _is_stale(model: KitModel, channel: Channel, sample: Latest, fresh_links: set[str], now_ns: int) -> bool:
     if channel.connection not in fresh_links:
         return True
-    # A channel with a deadband is sent on change although it is sampled: its silence means "as before".
-    if channel.rate_hz is None or channel.deadband is not None:
+    # A channel with a deadband is sent on change although it is sampled, and its silence means "as before"; a stream is
+    # sent whole, whatever its deadbands.
+    on_change = channel.rate_hz is None or channel.deadband is not None
+    if channel.rate_hz is None or (on_change and channel.id not in model.stream_channels):
         return False
     rate = min(channel.rate_hz, channel.view_rate_hz or channel.rate_hz)
     return now_ns - sample.t > max(CHANNEL_STALE_NS, round(2 * SECOND / rate))

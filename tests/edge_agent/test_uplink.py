@@ -21,6 +21,7 @@ from lab_contract.messages import Ack, ConnectionStatus, KitStatus, dump
 from lab_contract.topics import Kind, topic
 from tests.brokers import Broker, mosquitto, nats
 from tests.edge_agent.support import FakeClock, SmallHub, one_event, until
+from tests.hostile_wire import ACKS
 
 pytestmark = pytest.mark.real
 EVERYTHING = 2**62
@@ -256,9 +257,10 @@ async def test_a_broken_acknowledgement_is_counted_and_ignored(tmp_path: Path, b
     with SmallHub(broker.url) as hub:
         async with running(Edge(tmp_path, broker.url)) as edge:
             await until(lambda: hub.connected and edge.uplink.connected)
-            for payload in (b"", b"{", b"[]", b'{"store_id": 1}', b"\xff", dump(Ack(store_id="s", epoch=1))[:-1]):
+            hostile = [*(ack.data for ack in ACKS), b"[]", b"\xff", dump(Ack(store_id="s", epoch=1))[:-1]]
+            for payload in hostile:
                 hub.link.publish(topic("edge-1", Kind.ACK), payload)
-            await until(lambda: edge.uplink.counters["bad_acks"] == 6)
+            await until(lambda: edge.uplink.counters["bad_acks"] == len(hostile))
             await edge.send(1)
             await until(lambda: edge.uplink.counters["acknowledged"] == 1)
 

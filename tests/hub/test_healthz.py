@@ -88,9 +88,16 @@ async def hub(settings_file: Path) -> AsyncIterator[Running]:
             address = (await process.stdout.readline()).decode().strip()
         yield Running(process, address)
     finally:
-        if process.returncode is None:
+        # In order first: a hub that is killed leaves its broker running.
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await process.communicate()
+        except TimeoutError:
             process.kill()
-        await process.communicate()
+            await process.communicate()
+            raise
 
 
 async def test_health_is_answered_before_the_database_can_be_opened(settings_file: Path) -> None:
