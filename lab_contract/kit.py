@@ -351,6 +351,15 @@ class KitModel(_Part):
         """Ids of the channels that travel in frames, not as events."""
         return frozenset(channel for stream in self.streams for channel in stream.channels)
 
+    def period_s(self, channel: Channel) -> float | None:
+        """Seconds between two values of a channel; None where it is sent on change, so that silence means "as before".
+
+        That is so for a channel without a rate and for a sampled one with a deadband, unless it travels in a stream.
+        """
+        if channel.rate_hz is None or (channel.deadband is not None and channel.id not in self.stream_channels):
+            return None
+        return 1 / min(channel.rate_hz, channel.view_rate_hz or channel.rate_hz)
+
     @cached_property
     def digest(self) -> str:
         """16 hex digits that change whenever the model does; edge and hub compare it."""

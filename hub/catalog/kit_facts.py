@@ -37,12 +37,6 @@ def strips(model: KitModel) -> list[Stream]:
     ]
 
 
-def period_s(channel: Channel) -> float:
-    """Seconds between two values on a live page; infinite for a channel that speaks only on change."""
-    rates = [rate for rate in (channel.rate_hz, channel.view_rate_hz) if rate is not None]
-    return 1 / min(rates) if rates else float("inf")
-
-
 def limits_of(limits: Limits | None) -> list[tuple[str, float]]:
     """The limits that are set, by name."""
     found = [(name, getattr(limits, name, None)) for name in LIMITS]
@@ -117,6 +111,11 @@ def links_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def _period_ms(model: KitModel, channel: Channel) -> int | None:
+    period_s = model.period_s(channel)
+    return None if period_s is None else round(1000 * period_s)
+
+
 def channel_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
     """What the islands must know of each channel to show its values."""
     return {
@@ -125,7 +124,7 @@ def channel_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
             "unit": formats.unit_text(channel.unit, language),
             "decimals": channel.decimals,
             "kind": channel.kind.value,
-            "period_ms": None if channel.rate_hz is None else round(1000 * period_s(channel)),
+            "period_ms": _period_ms(model, channel),
             "min": channel.min,
             "max": channel.max,
             "states": state_labels(channel, language),

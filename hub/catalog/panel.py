@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hub.catalog.kit_facts import alarm_labels, alike_units, common_label, is_state, limits_of, period_s, strips
+from hub.catalog.kit_facts import alarm_labels, alike_units, common_label, is_state, limits_of, strips
 from hub.catalog.service import Kit, Workshop
 from hub.live.state import KitView, Wrong
 from hub.web import formats
@@ -195,10 +195,11 @@ class Panel:
 
     def _row(self, channel: Channel) -> Row:
         latest = self.view.values.get(channel.id)
+        period_s = self.model.period_s(channel)
         age: float | None = None
-        if latest is not None and channel.rate_hz is not None:
+        if latest is not None and period_s is not None:
             seconds = (self.view.now_ns - latest.t) / NS_PER_S
-            age = seconds if seconds > max(2 * period_s(channel), LEAST_AGE_SHOWN_S) else None
+            age = seconds if seconds > max(2 * period_s, LEAST_AGE_SHOWN_S) else None
         return Row(
             id=channel.id,
             label=channel.label.text(self.language),

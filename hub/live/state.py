@@ -238,10 +238,7 @@ def _state(online: bool, fresh: bool, wrong: tuple[Wrong, ...]) -> str:
 def _is_stale(model: KitModel, channel: Channel, sample: Latest, fresh_links: set[str], now_ns: int) -> bool:
     if channel.connection not in fresh_links:
         return True
-    # A channel with a deadband is sent on change although it is sampled, and its silence means "as before"; a stream is
-    # sent whole, whatever its deadbands.
-    on_change = channel.rate_hz is None or channel.deadband is not None
-    if channel.rate_hz is None or (on_change and channel.id not in model.stream_channels):
+    period_s = model.period_s(channel)
+    if period_s is None:
         return False
-    rate = min(channel.rate_hz, channel.view_rate_hz or channel.rate_hz)
-    return now_ns - sample.t > max(CHANNEL_STALE_NS, round(2 * SECOND / rate))
+    return now_ns - sample.t > max(CHANNEL_STALE_NS, round(2 * SECOND * period_s))

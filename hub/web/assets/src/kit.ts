@@ -110,6 +110,7 @@ const troubles = new TroubleList(one("#alarms"), data.kit, MOST_TROUBLES, data, 
 const title = one("#title");
 const badge = one("#kit-state .state");
 const ageText = one("#kit-age");
+const latest = new Map<string, number | null>();
 let glance: KitGlance | null = null;
 let alarms: Alarm[] | null = null;
 /** Newest sample of the equipment. */
@@ -142,11 +143,17 @@ for (const card of all("[data-stream]")) {
   const stream = data.streams.find((s) => s.index === Number(card.dataset["stream"]));
   if (stream) strips.set(stream.index, new StripChart(card, stream, format, () => link.now()));
 }
-const trends = new TrendPanel(data, format, () => link.now(), () => link.isSilent);
+const trends = new TrendPanel(data, format, () => link.now(), () => link.isSilent, fresh);
 for (const value of data.values) take(value);
 
+/** A channel's value now; null where it is old, bad or text. */
+function fresh(id: string): number | null {
+  return glance && !glance.stale_channels.includes(id) ? (latest.get(id) ?? null) : null;
+}
+
 function take(value: Value): void {
-  const [id, t] = value;
+  const [id, t, number] = value;
+  latest.set(id, number);
   cells.get(id)?.show(value);
   const connection = data.channels[id]?.connection;
   if (connection && data.links[connection]?.equipment) newest = Math.max(newest, t);

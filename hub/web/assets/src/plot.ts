@@ -34,6 +34,8 @@ export interface PlotHost {
   text(code: string): string;
   remove(id: string): void;
   look(end: number | null, rangeMs: number): void;
+  /** The channel's value now, null where it is not fresh. */
+  current(id: string): number | null;
   key(event: KeyboardEvent): void;
 }
 
@@ -90,10 +92,10 @@ export class Plot {
     this.element = make("section", { class: "plot" }, head, this.area, details);
   }
 
-  show(overview: Overview, from: number, to: number, marks: number[]): void {
+  show(overview: Overview, from: number, to: number, marks: number[], endsNow: boolean): void {
     this.overview = overview;
     this.marks = marks;
-    const data = this.withoutFalseGaps(overview);
+    const data = this.withoutFalseGaps(overview, endsNow);
     const empty = data[1].every((v) => v === null || v === undefined);
     setText(this.readout, empty ? this.panel.text("empty") : "");
     const query = new URLSearchParams({ channels: this.id, from_ms: String(Math.floor(from)), to_ms: String(Math.ceil(to)) });
@@ -121,9 +123,9 @@ export class Plot {
 
   /**
    * Buckets without a value are no gap where the channel is slower than a bucket, or speaks only on change: there the
-   * value before holds. A longer silence stays a gap (null), which uPlot draws as one.
+   * value before holds, up to now as long as the channel is fresh. A longer silence stays a gap (null), which uPlot draws as one.
    */
-  private withoutFalseGaps(overview: Overview): uPlot.AlignedData & [number[], (number | null | undefined)[], (number | null | undefined)[]] {
+  private withoutFalseGaps(overview: Overview, endsNow: boolean): uPlot.AlignedData & [number[], (number | null | undefined)[], (number | null | undefined)[]] {
     const own = overview.channels[this.id] ?? { min: [], max: [] };
     const holds = this.meta.period_ms === null ? Infinity : Math.max(2.5 * this.meta.period_ms, 5000) / overview.width_ms;
     const low: (number | null | undefined)[] = [...own.min];
@@ -144,6 +146,12 @@ export class Plot {
         }
       }
       last = i;
+    }
+    const current = holds === Infinity && last >= 0 && endsNow ? this.panel.current(this.id) : null;
+    if (current !== null && last < low.length - 1) {
+      low.fill(undefined, last + 1);
+      high.fill(undefined, last + 1);
+      low[low.length - 1] = high[high.length - 1] = current;
     }
     return [overview.t.map((ms) => ms / 1000), high, low];
   }

@@ -35,6 +35,7 @@ export class TrendPanel implements PlotHost {
     readonly format: Format,
     private readonly now: () => number,
     private readonly silent: () => boolean,
+    private readonly fresh: (id: string) => number | null,
   ) {
     for (const button of all<HTMLButtonElement>("[data-range]", this.root)) {
       button.addEventListener("click", () => this.look(this.end, Number(button.dataset["range"]) * 1000));
@@ -54,6 +55,10 @@ export class TrendPanel implements PlotHost {
 
   text(code: string): string {
     return this.format.word("trend", code);
+  }
+
+  current(id: string): number | null {
+    return this.silent() ? null : this.fresh(id);
   }
 
   setAlarms(alarms: Alarm[]): void {
@@ -150,6 +155,7 @@ export class TrendPanel implements PlotHost {
 
   private async fetch(): Promise<void> {
     if (!this.plots.size) return;
+    const endsNow = this.end === null;
     const to = Math.ceil(this.end ?? this.now());
     const from = Math.floor(to - this.rangeMs);
     const query = new URLSearchParams({
@@ -164,7 +170,7 @@ export class TrendPanel implements PlotHost {
         headers: { Accept: "application/json" },
       });
       if (answer.ok) {
-        this.show((await answer.json()) as Overview, from, to);
+        this.show((await answer.json()) as Overview, from, to, endsNow);
         setText(this.note, "");
         return;
       }
@@ -175,11 +181,11 @@ export class TrendPanel implements PlotHost {
     setText(this.note, this.format.fill(this.text("failed"), { status }));
   }
 
-  private show(overview: Overview, from: number, to: number): void {
+  private show(overview: Overview, from: number, to: number, endsNow: boolean): void {
     for (const plot of this.plots.values()) {
       if (!overview.channels[plot.id]) continue;
       const marks = this.alarms.filter((a) => a.channel === plot.id).map((a) => a.since_ms);
-      plot.show(overview, from, to, marks);
+      plot.show(overview, from, to, marks, endsNow);
     }
   }
 }
