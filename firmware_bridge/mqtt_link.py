@@ -170,6 +170,9 @@ class MqttLink:
                 self._wait_for_end(client)
                 self._client = None
                 client.loop_stop()
+                left_open: Any = client.socket()
+                if left_open is not None:
+                    left_open.close()  # paho forgets it where the loop ends before the broker has closed
                 self._down(self._why)
             attempt = 0 if self.counters["connects"] > connected_before else attempt + 1
             pause = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**attempt)

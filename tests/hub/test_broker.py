@@ -207,6 +207,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 
 def test_stop_ends_process_and_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     broker = NatsBroker(tmp_path / "broker", free_port())
     broker.start([])
     pid = broker.health().pid
@@ -215,7 +216,7 @@ def test_stop_ends_process_and_thread(tmp_path: Path) -> None:
     assert not broker.health().running
     assert pid is not None
     assert "nats-server" not in command_line(pid)
-    assert "broker watch" not in {thread.name for thread in threading.enumerate()}
+    assert "broker watch" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def test_binary_is_that_of_the_wheel() -> None:
