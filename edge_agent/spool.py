@@ -153,8 +153,12 @@ class Spool:
         """
         return await self._call(lambda db: self._read(db, after, before, limit))
 
-    def acknowledge(self, store_id: str, epoch: int, stored: Iterable[int], quarantined: Iterable[int] = ()) -> bool:
-        """Let go of what the hub has stored or keeps aside. False, and nothing is let go, for a store unknown here.
+    def acknowledge(
+        self, store_id: str, stored: Iterable[tuple[int, int]], quarantined: Iterable[tuple[int, int]] = ()
+    ) -> bool:
+        """Let go of the batches (epoch, seq) that the hub has stored or keeps aside.
+
+        False, and nothing is let go, for a store unknown here.
 
         The first store that acknowledges is the one this edge is enrolled with. Returns at once; deletion follows.
         """
@@ -167,7 +171,7 @@ class Spool:
         aside = list(quarantined)
         self.counters["quarantined"] += len(aside)
         with self._let_go_lock:
-            self._let_go += [(epoch, seq) for seq in (*stored, *aside)]
+            self._let_go += [*stored, *aside]
         return True
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -21,6 +21,7 @@ from edge_agent.errors import SpoolUnavailable
 from edge_agent.health import Health
 from edge_agent.spool import Spool, Spooled
 from firmware_bridge.mqtt_link import MqttLink
+from lab_contract.batch import digest
 from lab_contract.errors import MessageInvalid
 from lab_contract.messages import Ack, EdgeStatus, KitStatus, dump, load_ack
 from lab_contract.topics import Kind, topic
@@ -188,15 +189,15 @@ class Uplink:
             self.counters["bad_acks"] += 1
             log.warning("hub: %s", error)
             return
-        aside = {one.seq: one.reason for one in ack.quarantined}
-        if not self._spool.acknowledge(ack.store_id, ack.epoch, ack.stored, aside):
+        aside = self._kept_aside(ack)
+        if not self._spool.acknowledge(ack.store_id, [(ack.epoch, seq) for seq in ack.stored], aside):
             self._foreign(ack)
             return
-        for seq, reason in aside.items():
-            log.warning("hub: batch %d of epoch %d was kept aside: %s", seq, ack.epoch, reason)
+        for (epoch, seq), reason in aside.items():
+            log.warning("hub: batch %d of epoch %d was kept aside: %s", seq, epoch, reason)
         now = self._clock.monotonic_ns()
-        for seq in (*ack.stored, *aside):
-            sent = self._inflight.pop((ack.epoch, seq), None)
+        for batch_id in (*((ack.epoch, seq) for seq in ack.stored), *aside):
+            sent = self._inflight.pop(batch_id, None)
             if sent is None:
                 continue
             self._inflight_bytes -= len(sent.batch.data)
@@ -209,6 +210,13 @@ class Uplink:
         self._pump()
         if self._backlog_may_follow():
             self._wake.set()
+
+    def _kept_aside(self, ack: Ack) -> dict[tuple[int, int], str]:
+        """Ids of the batches in flight whose bytes the hub names, with its reasons; others it may name are not ours."""
+        if not ack.quarantined:
+            return {}
+        ids = {digest(sent.batch.data): batch_id for batch_id, sent in self._inflight.items()}
+        return {ids[one.digest]: one.reason for one in ack.quarantined if one.digest in ids}
 
     def _foreign(self, ack: Ack) -> None:
         if self._spool.counters["foreign_acks"] == 1:

@@ -7,7 +7,7 @@ What paho leaves to its user, and what is done about it:
   the caller keeps its message, and each connection has a client of its own, so that nothing old is left to resend.
 * A failed connection is retried at a fixed pace by everyone at once: the back-off here is exponential with jitter.
 * Subscriptions are forgotten with a clean session: they are renewed at each connect, and the link counts as connected
-  only when the broker has granted them all.
+  only when the broker has answered them all. A refused one is counted and logged.
 """
 
 from __future__ import annotations

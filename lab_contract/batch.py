@@ -232,6 +232,11 @@ def _checksum(head: bytes, payload: bytes) -> int:
     return crc32c.extend(crc32c.value(head), payload)
 
 
+def digest(data: bytes) -> int:
+    """CRC-32C of a whole message; names one that the hub keeps aside, whatever its header says."""
+    return crc32c.value(data)
+
+
 def unpack(data: bytes) -> Batch:
     """The batch in these bytes. Raises BatchRejected where they are no whole, unchanged batch of this version."""
     if len(data) < HEADER_BYTES:

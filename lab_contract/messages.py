@@ -17,14 +17,20 @@ class _Message(BaseModel):
 
 
 class Quarantined(_Message):
-    """A batch that the hub keeps aside: `reason` is a BatchRejected code."""
+    """A message that the hub keeps aside: `digest` is `batch.digest` of its bytes, `reason` a BatchRejected code.
 
-    seq: int
+    The id in the header would not do: of a batch that was changed on its way, or is of a newer version, it may be that
+    of another batch, and the edge would let go of one that nobody has stored.
+    """
+
+    digest: int
     reason: str
 
 
 class Ack(_Message):
-    """Hub to edge: these batches are durable in the store `store_id`, or kept aside; the edge may let go of them."""
+    """Hub to edge: these batches are durable in the store `store_id`, or kept aside; the edge may let go of them.
+
+    `epoch` is that of `stored`, and 0 where nothing is."""
 
     store_id: str
     epoch: int

@@ -280,7 +280,7 @@ ACKS = [
     Hostile("no store", b'{"epoch": 1, "stored": [1]}', "invalid"),
     Hostile("sequence numbers as text", b'{"store_id": "x", "epoch": 1, "stored": ["one"]}', "invalid"),
     Hostile("no list", b'{"store_id": "x", "epoch": 1, "stored": 7}', "invalid"),
-    Hostile("a reason missing", b'{"store_id": "x", "epoch": 1, "quarantined": [{"seq": 1}]}', "invalid"),
+    Hostile("a reason missing", b'{"store_id": "x", "epoch": 1, "quarantined": [{"digest": 1}]}', "invalid"),
 ]
 
 _RNG = np.random.default_rng(20260101)

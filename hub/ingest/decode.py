@@ -21,10 +21,6 @@ from lab_contract.batch import (
     EVENT_COLUMNS,
     EVENT_SCHEMA_HASH,
     EVENT_STREAM,
-    HEADER,
-    HEADER_BYTES,
-    MAGIC,
-    VERSION,
     Header,
     Shape,
     frame_columns,
@@ -33,7 +29,6 @@ from lab_contract.batch import (
 )
 from lab_contract.errors import BatchRejected
 from lab_contract.kit import KitModel
-from lab_contract.topics import IDENTIFIER
 
 EARLIEST_NS = 946_684_800 * SECOND
 """2000-01-01T00:00:00Z: a clock before that was never set."""
@@ -53,26 +48,6 @@ class KitEntry:
     edge: str
     model: KitModel
     workshop: str
-
-
-@dataclass(frozen=True, slots=True)
-class BatchId:
-    """What an acknowledgement of bytes needs that could not be decoded whole."""
-
-    edge: str
-    epoch: int
-    seq: int
-
-
-def peek(data: bytes) -> BatchId | None:
-    """The id in the header of bytes that were rejected; None where there is none to read."""
-    if len(data) < HEADER_BYTES:
-        return None
-    magic, version, *_, epoch, seq, _hash, _offset, _uncertainty, edge, _kit, _stream = HEADER.unpack_from(data)
-    name = edge.rstrip(b"\0").decode("ascii", "replace")
-    if magic != MAGIC or version != VERSION or not IDENTIFIER.match(name):
-        return None
-    return BatchId(name, epoch, seq)
 
 
 def decode(data: bytes, sender: str, kits: Mapping[str, KitEntry], now_ns: int) -> DecodedBatch:

@@ -19,9 +19,10 @@ from typing import TypeVar
 from firmware_bridge.mqtt_link import MqttLink
 from hub.broker.config import HEARTBEAT_TOPIC
 from hub.clock import Clock
-from hub.ingest.decode import KitEntry, decode, peek
+from hub.ingest.decode import KitEntry, decode
 from hub.ingest.inbox import MAX_BYTES, Inbox, Message
 from hub.store.base import DecodedBatch, Outcome, Quarantine, StoreRefused, StoreUnavailable, TelemetryStore
+from lab_contract.batch import digest
 from lab_contract.errors import BatchRejected, MessageInvalid, TopicInvalid
 from lab_contract.messages import Ack, EdgeStatus, Quarantined, dump, load_status
 from lab_contract.topics import Kind, every_edge, parse, topic
@@ -278,23 +279,17 @@ class Ingest:
         committed: list[tuple[Message, DecodedBatch, Outcome]],
         bad: list[tuple[Message, BatchRejected]],
     ) -> None:
-        """One message an edge and epoch, to the edge whose topic the batch came on, whatever its header says."""
+        """To the edge whose topic the batch came on, whatever its header says."""
         stored: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
-        aside: defaultdict[tuple[str, int], list[Quarantined]] = defaultdict(list)
+        aside: defaultdict[str, list[Quarantined]] = defaultdict(list)
         for message, batch, _ in committed:
             stored[message.sender, batch.header.epoch].append(batch.header.seq)
         for message, rejected in bad:
-            found = peek(message.data)
-            if found is None:
-                continue
-            aside[message.sender, found.epoch].append(Quarantined(seq=found.seq, reason=rejected.reason))
-        for edge, epoch in sorted(stored.keys() | aside.keys()):
-            ack = Ack(
-                store_id=self._store.store_id,
-                epoch=epoch,
-                stored=tuple(stored.get((edge, epoch), ())),
-                quarantined=tuple(aside.get((edge, epoch), ())),
-            )
+            aside[message.sender].append(Quarantined(digest=digest(message.data), reason=rejected.reason))
+        store_id = self._store.store_id
+        acks = [(edge, Ack(store_id=store_id, epoch=epoch, stored=tuple(s))) for (edge, epoch), s in stored.items()]
+        acks += [(edge, Ack(store_id=store_id, epoch=0, quarantined=tuple(q))) for edge, q in aside.items()]
+        for edge, ack in acks:
             if not self._link.publish(topic(edge, Kind.ACK), dump(ack)):
                 # The edge sends again, finds a duplicate, and is acknowledged then.
                 self._counters["unacknowledged"] += 1

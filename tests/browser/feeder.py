@@ -32,6 +32,8 @@ def middle(channel: Channel, phase: float) -> float:
     bottom, top = max(low, default=0.0), min(high, default=100.0)
     return bottom + (top - bottom) * (0.5 + 0.2 * math.sin(phase))
 
+MOST_PIECE_NS = 5 * SECOND
+
 
 @dataclass
 class Feeder:
@@ -103,7 +105,8 @@ class Feeder:
         while not leave.is_set():
             now = clock_ns + int((loop.time() - started) * SECOND)
             self.report(now)
-            await self.feed(done, now)
+            # Other tests may have held this loop for minutes, and so long a stretch is no batch.
+            await self.feed(max(done, now - MOST_PIECE_NS), now)
             done = now
             try:
                 async with asyncio.timeout(PIECE_S):

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from edge_agent.source import Reading, SourceContext
 from firmware_bridge.mqtt_link import MqttLink
-from lab_contract.batch import unpack
-from lab_contract.messages import Ack, EdgeStatus, dump, load_status
+from lab_contract.batch import digest, unpack
+from lab_contract.messages import Ack, EdgeStatus, Quarantined, dump, load_status
 from lab_contract.topics import Kind, every_edge, parse, topic
 from tests.small_kit import NOW, SECOND, event_bytes
 
@@ -150,6 +150,6 @@ class SmallHub:
             store_id=self.store_id,
             epoch=header.epoch,
             stored=() if aside else (header.seq,),
-            quarantined=({"seq": header.seq, "reason": "checksum"},) if aside else (),  # type: ignore[arg-type]
+            quarantined=(Quarantined(digest=digest(payload), reason="checksum"),) if aside else (),
         )
         self.link.publish(topic(where.edge, Kind.ACK), dump(ack))

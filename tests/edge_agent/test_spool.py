@@ -99,15 +99,15 @@ async def test_another_store_than_the_enrolled_one_deletes_nothing(tmp_path: Pat
     spool = a_spool(tmp_path)
     await spool.open()
     await append(spool, 3)
-    assert spool.acknowledge("store-a", spool.epoch, [0])
-    assert not spool.acknowledge("store-b", spool.epoch, [1, 2])
+    assert spool.acknowledge("store-a", [(spool.epoch, 0)])
+    assert not spool.acknowledge("store-b", [(spool.epoch, 1), (spool.epoch, 2)])
     assert await ids(spool) == [(spool.epoch, 1), (spool.epoch, 2)]
     assert spool.counters["foreign_acks"] == 1
     await spool.close()
     again = a_spool(tmp_path)
     await again.open()
     assert again.store_id == "store-a"
-    assert not again.acknowledge("store-b", spool.epoch, [1, 2])
+    assert not again.acknowledge("store-b", [(spool.epoch, 1), (spool.epoch, 2)])
     await again.close()
 
 
@@ -115,7 +115,7 @@ async def test_quarantined_batches_are_let_go_and_counted(tmp_path: Path) -> Non
     spool = a_spool(tmp_path)
     await spool.open()
     await append(spool, 3)
-    spool.acknowledge("store-a", spool.epoch, [0], [2])
+    spool.acknowledge("store-a", [(spool.epoch, 0)], [(spool.epoch, 2)])
     assert await ids(spool) == [(spool.epoch, 1)]
     assert spool.counters["quarantined"] == 1
     await spool.close()
@@ -138,7 +138,7 @@ async def test_a_corrupt_spool_is_set_aside_and_what_can_be_read_is_kept(tmp_pat
     spool = a_spool(tmp_path)
     await spool.open()
     await append(spool, 400)
-    spool.acknowledge("store-a", spool.epoch, [])
+    spool.acknowledge("store-a", [])
     await spool.close()
     file = tmp_path / FILE
     content = bytearray(file.read_bytes())
@@ -234,7 +234,7 @@ async def main():
     while True:
         batches = [(seq, one_event(spool.epoch, seq)) for seq in (spool.take_seq() for _ in range(3))]
         await spool.append(batches)
-        spool.acknowledge("store-1", spool.epoch, [batches[0][0]])
+        spool.acknowledge("store-1", [(spool.epoch, batches[0][0])])
         for seq, _ in batches[1:]:
             print(spool.epoch, seq, flush=True)
 
@@ -303,7 +303,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(data=st.data(), store=st.sampled_from(["a", "a", "b"]))
     def acknowledge(self, data: st.DataObject, store: str) -> None:
         epoch, seq = data.draw(st.sampled_from(sorted(self.given) or [(1, 1)]))
-        taken = self.spool.acknowledge(store, epoch, [seq])
+        taken = self.spool.acknowledge(store, [(epoch, seq)])
         self.store = self.store or store
         assert taken == (store == self.store)
         if taken:

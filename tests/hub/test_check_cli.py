@@ -152,18 +152,18 @@ def test_a_random_password_is_printed_once_and_alone(run: Run, tmp_path: Path) -
 
 def test_a_password_of_ones_own_comes_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse battery\n"))
-    assert run("user", "add", "boris", "--role", "trainee", "--password-stdin") == (0, "", "")
+    assert run("user", "add", "trainee-7", "--role", "trainee", "--password-stdin") == (0, "", "")
     assert "password: own" in run("user", "list")[1]
 
 
 def test_no_option_takes_a_password_as_an_argument(run: Run) -> None:
     with pytest.raises(SystemExit):
-        run("user", "add", "boris", "--role", "trainee", "--password", "correct horse battery")
+        run("user", "add", "trainee-7", "--role", "trainee", "--password", "correct horse battery")
 
 
 def test_a_weak_password_is_refused_with_its_rule(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
-    assert run("user", "add", "boris", "--role", "trainee", "--password-stdin") == (
+    assert run("user", "add", "trainee-7", "--role", "trainee", "--password-stdin") == (
         1,
         "",
         "A password has at least 10 characters.\n",

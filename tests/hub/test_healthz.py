@@ -132,12 +132,12 @@ async def test_the_hub_leaves_within_five_seconds_though_a_page_is_watching(
     with open_hub(load_settings(settings_file)) as beside:
         label = Label(en="Tashkent", zh="塔什干", ru="Ташкент")
         beside.catalog.add_workshop("tas", name=label, city=label, zone="Asia/Tashkent")
-        (sign_in,) = beside.accounts.issue_sign_ins([NewPerson("anna", "Anna", Role.TECHNICIAN)])
+        (sign_in,) = beside.accounts.issue_sign_ins([NewPerson("teacher", "Teacher", Role.TECHNICIAN)])
     async with hub(settings_file) as running:
         await running.ready()
         async with httpx.AsyncClient(base_url=running.address, timeout=START_S) as http:
             csrf = (await http.get("/api/v1/session")).json()["csrf"]
-            body = {"name": "anna", "password": sign_in.password}
+            body = {"name": "teacher", "password": sign_in.password}
             signed_in = await http.post("/api/v1/session", json=body, headers={"X-CSRF-Token": csrf})
             assert signed_in.status_code == 200
             health = (await http.get("/api/v1/health")).json()

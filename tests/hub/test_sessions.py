@@ -22,22 +22,22 @@ HOUR = 3600
 
 
 @pytest.fixture
-def anna(accounts: Accounts) -> Person:
-    return accounts.add_person(NewPerson("anna", "Anna", Role.INSTRUCTOR), PASSWORD)
+def teacher(accounts: Accounts) -> Person:
+    return accounts.add_person(NewPerson("teacher", "Teacher", Role.INSTRUCTOR), PASSWORD)
 
 
-def test_a_copy_of_the_database_lets_nobody_in(accounts: Accounts, anna: Person, database: Database) -> None:
-    token = accounts.sign_in("anna", PASSWORD, address="a").token
+def test_a_copy_of_the_database_lets_nobody_in(accounts: Accounts, teacher: Person, database: Database) -> None:
+    token = accounts.sign_in("teacher", PASSWORD, address="a").token
     with database.reading() as session:
         row = session.query(SessionRow).one()
     assert token not in (row.token_hash, row.address, row.agent)
     assert accounts.find_session(row.token_hash) is None
-    assert accounts.find_session(token) == anna
+    assert accounts.find_session(token) == teacher
 
 
-@pytest.mark.usefixtures("anna")
+@pytest.mark.usefixtures("teacher")
 def test_a_session_that_nobody_uses_ends_after_12_hours(accounts: Accounts, clock: HandClock) -> None:
-    token = accounts.sign_in("anna", PASSWORD, address="a").token
+    token = accounts.sign_in("teacher", PASSWORD, address="a").token
     for _ in range(3):
         clock.forward(11 * HOUR)
         assert accounts.find_session(token) is not None
@@ -45,18 +45,18 @@ def test_a_session_that_nobody_uses_ends_after_12_hours(accounts: Accounts, cloc
     assert accounts.find_session(token) is None
 
 
-@pytest.mark.usefixtures("anna")
+@pytest.mark.usefixtures("teacher")
 def test_looking_without_touching_does_not_keep_a_session_alive(accounts: Accounts, clock: HandClock) -> None:
-    token = accounts.sign_in("anna", PASSWORD, address="a").token
+    token = accounts.sign_in("teacher", PASSWORD, address="a").token
     clock.forward(11 * HOUR)
     assert accounts.find_session(token, touch=False) is not None
     clock.forward(1 * HOUR)
     assert accounts.find_session(token) is None
 
 
-@pytest.mark.usefixtures("anna")
+@pytest.mark.usefixtures("teacher")
 def test_a_session_in_daily_use_ends_after_14_days(accounts: Accounts, clock: HandClock, database: Database) -> None:
-    token = accounts.sign_in("anna", PASSWORD, address="a").token
+    token = accounts.sign_in("teacher", PASSWORD, address="a").token
     for _ in range(ABSOLUTE_NS // IDLE_NS * 12 - 1):
         clock.forward(HOUR)
         assert accounts.find_session(token) is not None
@@ -67,20 +67,20 @@ def test_a_session_in_daily_use_ends_after_14_days(accounts: Accounts, clock: Ha
         assert session.query(SessionRow).count() == 0
 
 
-def test_sessions_are_listed_and_ended_one_by_one(accounts: Accounts, anna: Person, clock: HandClock) -> None:
-    here = accounts.sign_in("anna", PASSWORD, address="here", agent="Browser A").token
+def test_sessions_are_listed_and_ended_one_by_one(accounts: Accounts, teacher: Person, clock: HandClock) -> None:
+    here = accounts.sign_in("teacher", PASSWORD, address="here", agent="Browser A").token
     clock.forward(1)
-    there = accounts.sign_in("anna", PASSWORD, address="there", agent="Browser B").token
-    listed = accounts.sessions_of(anna.id, here)
+    there = accounts.sign_in("teacher", PASSWORD, address="there", agent="Browser B").token
+    listed = accounts.sessions_of(teacher.id, here)
     assert [(s.address, s.agent, s.current) for s in listed] == [
         ("there", "Browser B", False),
         ("here", "Browser A", True),
     ]
-    accounts.end_session(anna.id, listed[0].id)
+    accounts.end_session(teacher.id, listed[0].id)
     assert accounts.find_session(there) is None
     assert accounts.find_session(here) is not None
     with pytest.raises(NotFound):
-        accounts.end_session(anna.id + 1, listed[1].id)
+        accounts.end_session(teacher.id + 1, listed[1].id)
     assert accounts.find_session(here) is not None
 
 

@@ -18,7 +18,7 @@ def test_an_acknowledgement_comes_out_as_it_went_in(epoch: int, stored: list[int
         store_id="s",
         epoch=epoch,
         stored=tuple(stored),
-        quarantined=tuple(Quarantined(seq=seq, reason="checksum") for seq in quarantined),
+        quarantined=tuple(Quarantined(digest=one, reason="checksum") for one in quarantined),
     )
     assert load_ack(dump(ack)) == ack
 
