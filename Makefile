@@ -42,6 +42,9 @@ assets: ## web assets and message catalogues; does nothing where nothing changed
 messages: $(VENV)/.dev ## extract the texts of pages into the catalogues
 	@$(BIN)/python -m hub.web.catalogues
 
+screenshots: check ## the README's pictures, taken from the demo by its browser test
+	@EPIP_PICTURES=1 $(BIN)/pytest -q tests/browser/test_demo.py
+
 lock: $(VENV)/.dev ## renew constraints.txt
 	@$(UV) pip compile -q --universal --generate-hashes --all-extras --python-version 3.11 --no-emit-index-url \
 	  --no-header --upgrade pyproject.toml -o constraints.txt

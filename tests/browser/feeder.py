@@ -32,6 +32,7 @@ def middle(channel: Channel, phase: float) -> float:
     bottom, top = max(low, default=0.0), min(high, default=100.0)
     return bottom + (top - bottom) * (0.5 + 0.2 * math.sin(phase))
 
+
 MOST_PIECE_NS = 5 * SECOND
 
 
