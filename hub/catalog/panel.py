@@ -73,7 +73,9 @@ class Row:
     old: bool
     bar: Bar | None
     wide: bool
-    """Text: it takes the place of the bar too."""
+    """Words in place of a number: neither a unit nor a bar stands beside them."""
+    never: bool
+    """The channel has never had a value: nothing is old, and nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ class Panel:
 
     def _row(self, channel: Channel) -> Row:
         latest = self.view.values.get(channel.id)
+        never = latest is None
         period_s = self.model.period_s(channel)
         age: float | None = None
         if latest is not None and period_s is not None:
@@ -203,13 +206,14 @@ class Panel:
         return Row(
             id=channel.id,
             label=channel.label.text(self.language),
-            text=self._text(channel),
+            text=self.words["value"]["never"] if never else self._text(channel),
             unit=formats.unit_text(channel.unit, self.language),
             age_s=age,
             severity=self._worst.get(channel.id),
-            old=latest is None or channel.id in self.view.stale_channels,
+            old=not never and channel.id in self.view.stale_channels,
             bar=bar_of(channel, None if latest is None else latest.value),
-            wide=channel.kind is ValueKind.TEXT,
+            wide=latest is None or latest.value is None or channel.kind is ValueKind.TEXT,
+            never=never,
         )
 
     def _text(self, channel: Channel) -> str:

@@ -66,7 +66,7 @@ def words(_: Gettext) -> Words:
             "never": _("no data yet"),
             "mine": _("mine"),
         },
-        "value": {"none": _("No valid value"), "never": _("No data yet"), "unknown": _("unknown state {n}")},
+        "value": {"none": _("No valid value"), "never": _("no value yet"), "unknown": _("unknown state {n}")},
         "alarms": {
             "raised": _("Alarm: {name}"),
             "cleared": _("All alarms are over."),
@@ -79,6 +79,7 @@ def words(_: Gettext) -> Words:
             "waiting": _("Waiting for samples"),
             "window": _("{n} s window"),
             "full_scale": _("±{n} {unit}"),
+            "off_scale": _("off scale"),
         },
         "trend": {
             "failed": _("The trend could not be read ({status}). It will be tried again."),

@@ -37,6 +37,8 @@ class Cell {
   private readonly value: Element;
   private readonly fill: Element | null;
   private readonly age: Element | null;
+  /** Unit and bar: they make sense beside a number only. */
+  private readonly beside: HTMLElement[];
 
   constructor(
     private readonly element: HTMLElement,
@@ -46,20 +48,17 @@ class Cell {
     this.value = one(".value", element);
     this.fill = element.querySelector(".fill");
     this.age = element.querySelector(".age");
+    this.beside = all(".beside", element);
   }
 
   show([, t, value, text, quality]: Value): void {
     if (t < this.t) return;
-    // Without a value there was nothing to be stale; from now on the hub says what is.
-    if (!Number.isFinite(this.t)) this.old(false);
+    if (!this.known) this.element.classList.remove("is-never");
     this.t = t;
     setText(this.value, this.text(value, text, quality));
-    if (!this.fill) return;
+    this.wide(value === null || this.meta.kind === "text");
     const { min, max } = this.meta;
-    if (value === null || min === null || max === null) {
-      this.fill.setAttribute("width", "0");
-      return;
-    }
+    if (!this.fill || value === null || min === null || max === null) return;
     const zero = Math.min(Math.max(0, min), max);
     const place = (v: number): number => (100 * (Math.min(Math.max(v, min), max) - min)) / (max - min);
     const [from, to] = [place(zero), place(value)].sort((a, b) => a - b) as [number, number];
@@ -67,13 +66,18 @@ class Cell {
     this.fill.setAttribute("width", (to - from).toFixed(1));
   }
 
+  /** Whether the channel has ever had a value. */
+  get known(): boolean {
+    return Number.isFinite(this.t);
+  }
+
   old(old: boolean): void {
-    this.element.classList.toggle("is-old", old);
+    this.element.classList.toggle("is-old", old && this.known);
   }
 
   grow(now: number): void {
     const { period_ms: period } = this.meta;
-    if (!this.age || !Number.isFinite(this.t)) return;
+    if (!this.age || !this.known) return;
     const age = now - this.t;
     const shown = period !== null && age > Math.max(2 * period, 1000);
     setText(this.age, shown ? this.format.age(age / 1000) : "");
@@ -82,6 +86,12 @@ class Cell {
   severity(code: string | null): void {
     for (const name of [...this.element.classList]) if (name.startsWith("sev-")) this.element.classList.remove(name);
     if (code) this.element.classList.add(`sev-${code}`);
+  }
+
+  private wide(wide: boolean): void {
+    for (const element of this.beside) element.hidden = wide;
+    const cell = this.element instanceof HTMLTableRowElement ? this.value.parentElement : null;
+    if (cell instanceof HTMLTableCellElement) cell.colSpan = wide ? 3 : 1;
   }
 
   private text(value: number | null, text: string | null, quality: number): string {
@@ -197,7 +207,7 @@ function showGlance(): void {
   const stale = new Set(glance?.stale_channels);
   for (const [id, cell] of cells) {
     cell.severity(worst.get(id) ?? null);
-    cell.old(stale.has(id) || !Number.isFinite(cell.t));
+    cell.old(stale.has(id));
   }
   if (!glance) return;
   const state = shownState(glance);

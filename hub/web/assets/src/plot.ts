@@ -87,7 +87,8 @@ export class Plot {
       make("th", numeric ? { scope: "col", class: "number" } : { scope: "col" }, panel.text(code));
     const heading = make("tr", {}, column("time", false), column("low", true), column("high", true));
     const table = make("table", {}, make("thead", {}, heading), this.body);
-    const details = make("details", {}, make("summary", {}, panel.text("table")), make("div", { class: "scroll" }, table));
+    const scroll = make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `${panel.text("table")}: ${name}` }, table);
+    const details = make("details", {}, make("summary", {}, panel.text("table")), scroll);
     details.addEventListener("toggle", () => this.fillTable(details.open));
     this.element = make("section", { class: "plot" }, head, this.area, details);
   }
@@ -261,11 +262,18 @@ export class Plot {
       context.moveTo(left, y);
       context.lineTo(left + width, y);
       context.stroke();
-      const label = name.startsWith("lo") ? y + 13 * ratio : y - 4 * ratio;
+      // Above its line, a low limit's too: below it the number would stand on the time axis.
+      const label = y - 4 * ratio;
       // Limits close to each other: one number is readable, two above each other are not.
       if (Math.abs(label - taken) < 13 * ratio) continue;
       taken = label;
-      context.fillText(this.panel.format.number(limit, this.meta.decimals), left + width, label);
+      const text = this.panel.format.number(limit, this.meta.decimals);
+      const ink = context.fillStyle;
+      const wide = context.measureText(text).width + 4 * ratio;
+      context.fillStyle = colours.surface;
+      context.fillRect(left + width - wide, label - 11 * ratio, wide, 13 * ratio);
+      context.fillStyle = ink;
+      context.fillText(text, left + width, label);
     }
     context.setLineDash([]);
     context.fillStyle = colours.alarm;

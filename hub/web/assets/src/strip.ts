@@ -18,6 +18,10 @@ const HEADER_BYTES = 16;
 const LABEL_WIDTH = 76;
 const AXIS_HEIGHT = 22;
 const NOW_WIDTH = 72;
+/** How far a line may reach into the lane beside it, in lanes. */
+const OVERLAP = 0.15;
+/** A lane is off scale from this share of its samples on: a blink is none, an electrode that has come off is. */
+const OFF_SCALE_SHARE = 0.1;
 
 /** The last seconds of all channels; times are those of the equipment, in ms. */
 class Window {
@@ -254,7 +258,8 @@ export class StripChart {
     const plotHeight = height - AXIS_HEIGHT;
     this.drawAxis(context, width, plotHeight);
     const first = Math.max(0, samples.from(begin));
-    const lane = plotHeight / this.stream.channels.length;
+    // Half a lane stays free above the first channel: electrodes above the eyes stand there, and blinks go up.
+    const lane = plotHeight / (this.stream.channels.length + 0.5);
     for (let c = 0; c < this.stream.channels.length; c++) {
       this.drawChannel(context, samples, c, first, begin, width, lane);
     }
@@ -298,7 +303,7 @@ export class StripChart {
     const scale = this.scales[c] ?? 100;
     if (!channel) return;
     const colours = theme.colours();
-    const middle = Math.round(lane * (c + 0.5)) + 0.5;
+    const middle = Math.round(lane * (c + 1)) + 0.5;
     context.fillStyle = colours.ink;
     context.textAlign = "left";
     context.textBaseline = "alphabetic";
@@ -320,11 +325,22 @@ export class StripChart {
     if (!n) return;
     const mean = sum / n;
     const perUnit = (lane * 0.5) / scale;
+    const up = c ? lane * (0.5 + OVERLAP) : middle;
+    const down = lane * (0.5 + OVERLAP);
+    let beyond = 0;
+    for (let i = first; i < samples.length; i++) {
+      const above = (samples.value(c, i) - mean) * perUnit;
+      if (above > up || above < -down) beyond++;
+    }
+    const offScale = beyond > n * OFF_SCALE_SHARE;
     const perMs = (width - LABEL_WIDTH) / (this.windowS * 1000);
     context.save();
     context.beginPath();
-    context.rect(LABEL_WIDTH, middle - lane, width - LABEL_WIDTH, lane * 2);
+    // What is off scale keeps to its own lane, and pale: its neighbours are still to be read.
+    if (offScale) context.rect(LABEL_WIDTH, middle - lane * 0.45, width - LABEL_WIDTH, lane * 0.9);
+    else context.rect(LABEL_WIDTH, middle - up, width - LABEL_WIDTH, up + down);
     context.clip();
+    context.globalAlpha = offScale ? 0.35 : 1;
     context.strokeStyle = seriesColour(channel.series);
     context.lineWidth = 1.1;
     context.lineJoin = "round";
@@ -345,6 +361,24 @@ export class StripChart {
     }
     context.stroke();
     context.restore();
+    if (offScale) this.markOffScale(context, middle);
+  }
+
+  /** The word on the lane, framed, so that it reads on whatever is drawn below. */
+  private markOffScale(context: CanvasRenderingContext2D, middle: number): void {
+    const colours = theme.colours();
+    const text = this.format.word("strip", "off_scale");
+    context.font = theme.font(true);
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    const box = [LABEL_WIDTH + 6.5, middle - 12, Math.ceil(context.measureText(text).width) + 16, 24] as const;
+    context.fillStyle = colours.surface;
+    context.fillRect(...box);
+    context.strokeStyle = colours.warning;
+    context.lineWidth = 1;
+    context.strokeRect(...box);
+    context.fillStyle = colours.warning;
+    context.fillText(text, box[0] + 8, middle + 1);
   }
 
   private note(samples: Window, first: number): void {
