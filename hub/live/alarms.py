@@ -175,6 +175,27 @@ class _Unchanged(_Compare):
         elif self._still_since is None and self._anchor is not None:
             self._still_since = t
 
+    def frame(self, t: NDArray[np.int64], values: NDArray[np.float32], now: dict[str, Sample], channel: str) -> None:
+        # As `sample` one by one, for a channel that keeps moving: eight of them at 250 Hz would else be most of what a
+        # hub does. Whatever is more than that begins anew with the samples one by one.
+        anchor = self._anchor[0] if self._anchor is not None else None
+        since = self._still_since
+        if anchor is None or since is None or self.true or self._condition.only_while:
+            super().frame(t, values, now, channel)
+            return
+        last = since
+        for at, value in zip(t.tolist(), values.tolist(), strict=True):
+            if value != value:
+                continue
+            last = at
+            if at - since >= self._for_ns:
+                super().frame(t, values, now, channel)
+                return
+            if abs(value - anchor) > self._tolerance:
+                anchor, since = value, at
+        self._anchor, self._still_since = (anchor, None), since
+        self.run_out(last)
+
     def _moved(self, here: Sample) -> bool:
         if self._anchor is None:
             return True

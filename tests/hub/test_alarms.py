@@ -197,6 +197,44 @@ def test_frames_raise_what_single_samples_raise(values: list[float], cuts: list[
     assert by_frame.active() == by_sample.active()
 
 
+@given(
+    runs=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.05, 5.0, float("nan")]), st.integers(1, 14)), min_size=1, max_size=9
+    ),
+    cuts=st.lists(st.integers(1, 10), min_size=1, max_size=12),
+    off_delay_s=st.sampled_from([0.0, 0.3]),
+    latching=st.booleans(),
+)
+def test_frames_tell_a_standstill_as_single_samples_do(
+    runs: list[tuple[float, int]], cuts: list[int], off_delay_s: float, latching: bool
+) -> None:
+    """The quick walk through a frame must not overlook an electrode that has come off, or invent one."""
+    alarm = {
+        "id": "flat",
+        "label": {"en": "Flat", "zh": "平", "ru": "Ровно"},
+        "severity": "high",
+        "condition": {"op": "unchanged", "value": 1},
+        "off_delay_s": off_delay_s,
+        "latching": latching,
+    }
+    steps = [step for step, times in runs for _ in range(times)]
+    flat = with_channel(limits=None, deadband=0.5, alarms=[alarm])
+    by_frame, by_sample = KitAlarms(flat), KitAlarms(flat)
+    t = NOW + np.arange(len(steps)) * 100_000_000
+    wave = np.where(np.isnan(steps), np.nan, np.cumsum(np.nan_to_num(steps))).astype(np.float32)
+    start = 0
+    for cut in [*cuts, len(steps)]:
+        piece = slice(start, start + cut)
+        start += cut
+        for at, value in zip(t[piece].tolist(), wave[piece].tolist(), strict=True):
+            by_sample.sample("line.pressure", at, None if np.isnan(value) else value, None)
+        by_frame.frame("line.pressure", t[piece], wave[piece])
+        if len(t[piece]):
+            by_frame.advance(int(t[piece][-1]))
+            by_sample.advance(int(t[piece][-1]))
+        assert by_frame.active() == by_sample.active()
+
+
 @pytest.mark.parametrize("name", sorted(builtin_kit_models()))
 def test_every_builtin_kit_model_can_be_judged(name: str) -> None:
     """A condition that cannot be evaluated would stop the whole live view of that kit."""
