@@ -51,11 +51,26 @@ class Tag:
     sampling_ms: float
     expected_ms: float
     names: dict[int, str] = field(default_factory=dict)
+    deadband: float = 0.0
+    last: float | None = None
+    """The number handed on last; None where the next one is handed on whatever it is."""
     monitored: int | None = None
     problem: str | None = None
     queue: int = 0
     revised_ms: float = 0.0
     revised_queue: int = 0
+
+    def moves(self, value: float | None, code: int) -> bool:
+        """Whether a value is news: a change within the deadband is none, a change of quality always is one."""
+        if not self.deadband:
+            return True
+        if code or value is None:
+            self.last = None
+            return True
+        if self.last is not None and abs(value - self.last) <= self.deadband:
+            return False
+        self.last = value
+        return True
 
     @property
     def is_slowed(self) -> bool:
@@ -73,7 +88,7 @@ def tag_of(handle: int, bound: BoundChannel, publishing_ms: float) -> Tag:
         sampling = 500 / channel.rate_hz if channel.rate_hz else 0.0
     names = {value.value: value.id for value in channel.values}
     expected = sampling or publishing_ms
-    return Tag(handle, channel.id, channel.kind, address, sampling, expected, names)
+    return Tag(handle, channel.id, channel.kind, address, sampling, expected, names, channel.deadband or 0.0)
 
 
 def queue_size(publishing_ms: float, period_ms: float) -> int:

@@ -50,7 +50,7 @@ Reading = list[Event] | Frame
 
 @dataclass(frozen=True)
 class BoundChannel:
-    """A channel and where it is read: the source's Address, kit model and unit overrides merged and validated."""
+    """A channel and where it is read: the source's Address, kit model and settings of the kit merged and validated."""
 
     channel: Channel
     address: BaseModel

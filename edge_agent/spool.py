@@ -35,17 +35,6 @@ LET_GO_AFTER_S = 1.0
 GROUP_MOST = 256
 """Requests taken into one transaction."""
 CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS batches (
-    place INTEGER PRIMARY KEY,   -- order of arrival
-    epoch INTEGER NOT NULL,
-    seq   INTEGER NOT NULL,
-    data  BLOB NOT NULL,
-    UNIQUE (epoch, seq)
-);
-CREATE TABLE IF NOT EXISTS unreadable (place INTEGER PRIMARY KEY, reason TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
 
 
 @dataclass(slots=True)

@@ -89,7 +89,7 @@ class OpcuaSource:
         self._lost: str | None = None
         self._retry_at = 0.0
         self.facts: dict[str, str] = {}
-        names = ("values", "bad_quality", "overflow", "local_drops", "wrong_type", "malformed")
+        names = ("values", "bad_quality", "overflow", "local_drops", "wrong_type", "malformed", "repeated")
         self.counters = dict.fromkeys((*names, "missing", "slowed", "unclean_closes"), 0)
 
     async def open(self) -> None:
@@ -324,6 +324,7 @@ class OpcuaSource:
             if result.StatusCode.is_good():
                 tag.monitored = result.MonitoredItemId
                 tag.problem = None
+                tag.last = None  # after a break its value is told anew
                 tag.revised_ms = result.RevisedSamplingInterval
                 tag.revised_queue = result.RevisedQueueSize
                 self.counters["slowed"] += tag.is_slowed
@@ -392,6 +393,9 @@ class OpcuaSource:
                     code = ua.StatusCodes.BadTypeMismatch
             if code & SEVERITY:
                 self.counters["bad_quality"] += 1
+            if not tag.moves(value, code):
+                self.counters["repeated"] += 1
+                continue
             events.append(Event(tag.channel, t, value, text, code, t_server, now))
         self.counters["values"] += len(changes)
 

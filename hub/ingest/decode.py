@@ -61,7 +61,7 @@ def decode(data: bytes, sender: str, kits: Mapping[str, KitEntry], now_ns: int) 
         raise BatchRejected("forged_edge", f"edge {header.edge!r} in the header, sent by {sender!r}")
     kit = kits.get(header.kit)
     if kit is None:
-        raise BatchRejected("unknown_kit", f"kit {header.kit!r}, expected one that is in the catalogue")
+        raise BatchRejected("unknown_kit", f"kit {header.kit!r}, expected one that is in the catalog")
     if kit.edge != sender:
         raise BatchRejected("foreign_kit", f"kit {header.kit!r} hangs on edge {kit.edge!r}, sent by {sender!r}")
     if header.shape is Shape.FRAME:

@@ -98,7 +98,7 @@ class LiveFeed:
         for batch in batches:
             state = self._state(batch.header.kit)
             if state is None:
-                continue  # Taken out of the catalogue between commit and now.
+                continue  # Taken out of the catalog between commit and now.
             self.counters["published"] += 1
             changed = state.apply(batch)
             viewers = self._viewers.get(batch.header.kit)
@@ -147,12 +147,12 @@ class LiveFeed:
                 del self._viewers[kit]
 
     def view(self, kit: str) -> KitView | None:
-        """The kit as it is now; None where the catalogue has none of this id."""
+        """The kit as it is now; None where the catalog has none of this id."""
         state = self._state(kit)
         return None if state is None else state.view(self._edges, self._clock.time_ns())
 
     def views(self, workshop: str) -> list[KitView]:
-        """The kits of a workshop as they are now, in the order of the catalogue."""
+        """The kits of a workshop as they are now, in the order of the catalog."""
         found = (self.view(entry.id) for entry in self._kits().values() if entry.workshop == workshop)
         return [view for view in found if view is not None]
 

@@ -96,7 +96,7 @@ class KitTalk:
         self._spoke_ns = self._values_ns = 0
 
     async def run(self) -> None:
-        """A snapshot, then whatever is new; ends where the kit has left the catalogue."""
+        """A snapshot, then whatever is new; ends where the kit has left the catalog."""
         first = self._feed.view(self._viewer.kit)
         if first is None:
             return

@@ -155,6 +155,26 @@ async def test_bad_values_come_as_none_with_their_status(bench: Bench) -> None:
         assert source.counters["bad_quality"] == 2
 
 
+async def test_a_change_within_the_deadband_is_no_news_but_a_slow_drift_is(bench: Bench) -> None:
+    """Noise of a sensor must not fill a thin link, and a value that creeps must not stand still on the page."""
+    async with opened(
+        opcua_source(
+            bench.endpoint,
+            model=counters_model(["C1"], kind="float", deadband=0.5),
+            namespace=Bench.NAMESPACE,
+        )
+    ) as source:
+        written = [0.3, 0.45, 0.6, 0.2, 1.2]
+        for value in written:
+            await bench.write("C1", double(value))
+        broken = ua.StatusCode(ua.StatusCodes.BadSensorFailure)
+        await bench.write("C1", double(1.2, StatusCode=broken))
+        await bench.write("C1", double(1.25))
+        events = await events_until(source, lambda seen: len(seen) >= 5)
+    assert [event.value for event in events] == [0.0, 0.6, 1.2, None, 1.25]
+    assert source.counters["repeated"] == 3
+
+
 async def test_source_server_and_receipt_time_are_kept(bench: Bench) -> None:
     """Order of events on the line can be told only by the time of the PLC; the others show where time was lost."""
     measured = datetime(2026, 3, 1, 8, 30, 0, 123456, tzinfo=UTC)
