@@ -1,12 +1,14 @@
 # What a new user needs is Python 3.11 or later, make and git; every target sets up the rest by itself.
 PYTHON ?= python3
+# Whole files side by side: most of a run is waiting for real servers and processes.
+PYTEST ?= -n 2 --dist loadfile
 VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 LOCKED := --python $(BIN)/python --constraints constraints.txt --build-constraints constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench check lint types imports lock assets messages screenshots clean
+.PHONY: help demo test bench chaos check lint types imports lock assets messages screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,6 +23,15 @@ test: check ## set up everything, then lint, types, import rules and the whole s
 bench: $(VENV)/.dev assets ## measure the figures; prints a table and writes build/bench.json
 	@$(BIN)/python tests/set_up.py
 	@$(BIN)/python -m tests.bench $(BENCH)
+
+# For example: make chaos KILLS=50 SEED=7 STORE=influx BROKER=mosquitto
+KILLS ?= 200
+SEED ?= 1
+STORE ?= duckdb
+BROKER ?= nats
+chaos: $(VENV)/.dev assets ## kill -9 on every part, cut links, full disks; compares what was committed with what is stored
+	@$(BIN)/python tests/set_up.py
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED) --store $(STORE) --broker $(BROKER) $(CHAOS)
 
 check: $(VENV)/.dev assets
 	@$(BIN)/python tests/set_up.py

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.source import Event, Frame, Reading
+from edge_agent.clock_offset import Offset, no_offset
+from edge_agent.source import Event, Frame
 from lab_contract.batch import EVENT_STREAM, Header, Shape, encode_events, encode_frame
 from lab_contract.kit import Stream
 
@@ -29,10 +30,16 @@ LATEST_NS = 4_102_444_800_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A batch that is ready for the spool; `seq` is its number in this epoch."""
+    """A batch that is ready for the spool; `seq` is its number in this epoch, the times in it are UTC ns."""
 
     seq: int
     data: bytes
+    kit: str
+    stream: str
+    shape: Shape
+    rows: int
+    t_first: int
+    t_last: int
 
 
 @dataclass(slots=True)
@@ -47,7 +54,10 @@ class _Gathered:
 
 
 class Batcher:
-    """Gathers the readings of one kit. Times named `now_ns` are monotonic, those named `utc_ns` UTC."""
+    """Gathers the readings of one kit. Times named `now_ns` are monotonic, those named `utc_ns` UTC.
+
+    `offset` is asked for the clock offset that each batch bears; no time in a batch is changed by it.
+    """
 
     def __init__(
         self,
@@ -59,11 +69,13 @@ class Batcher:
         take_seq: Callable[[], int],
         batch_ms: int = 250,
         event_linger_ms: int = EVENT_LINGER_MS,
+        offset: Callable[[], Offset] = no_offset,
     ) -> None:
         self._edge = edge
         self._kit = kit
         self._epoch = epoch
         self._take_seq = take_seq
+        self._offset = offset
         self._batch_ns = batch_ms * 1_000_000
         self._linger_ns = event_linger_ms * 1_000_000
         self._events: list[Event] = []
@@ -72,7 +84,12 @@ class Batcher:
         self.counters: dict[str, int] = {"bad_readings": 0, "bad_times": 0}
         """`bad_readings`: events and frames that fit no batch, left out. `bad_times`: events of an impossible time."""
 
-    def add(self, reading: Reading, now_ns: int, utc_ns: int) -> None:
+    @property
+    def has_events(self) -> bool:
+        """Whether events wait to become a batch."""
+        return bool(self._events)
+
+    def add(self, reading: list[Event] | Frame, now_ns: int, utc_ns: int) -> None:
         """Gather a reading that came at `now_ns`.
 
         An event dated outside of this century is dated by its receipt, `utc_ns` where the source gives none: nothing
@@ -126,17 +143,31 @@ class Batcher:
         return taken
 
     def _header(self, stream: str, shape: Shape) -> Header:
-        return Header(self._edge, self._epoch, self._take_seq(), self._kit, stream, shape)
+        offset = self._offset()
+        return Header(
+            self._edge,
+            self._epoch,
+            self._take_seq(),
+            self._kit,
+            stream,
+            shape,
+            clock_offset_ns=offset.ns,
+            clock_uncertainty_ns=offset.uncertainty_ns,
+        )
 
     def _event_batch(self, events: list[Event]) -> list[Encoded]:
         header = self._header(EVENT_STREAM, Shape.EVENT)
         try:
-            return [Encoded(header.seq, _encode_events(header, events))]
+            data = _encode_events(header, events)
         except (ValueError, TypeError, AttributeError, OverflowError):
             # One event of a wrong type must not take the others of its batch with it.
             whole = [event for event in events if _is_whole(event)]
             self.counters["bad_readings"] += len(events) - len(whole)
-            return [Encoded(header.seq, _encode_events(header, whole))] if whole else []
+            if not whole:
+                return []
+            events, data = whole, _encode_events(header, whole)
+        times = [event.t for event in events]
+        return [Encoded(header.seq, data, self._kit, EVENT_STREAM, Shape.EVENT, len(events), min(times), max(times))]
 
     def _frame_batches(self, gathered: _Gathered) -> Iterator[Encoded]:
         t = np.concatenate(gathered.t)
@@ -146,7 +177,10 @@ class Batcher:
         for start in range(0, len(t), MOST_SAMPLES):
             part = slice(start, start + MOST_SAMPLES)
             header = self._header(stream.id, Shape.FRAME)
-            yield Encoded(header.seq, encode_frame(header, t[part], stream.channels, values[:, part]))
+            times = t[part]
+            data = encode_frame(header, times, stream.channels, values[:, part])
+            ends = int(times.min()), int(times.max())
+            yield Encoded(header.seq, data, self._kit, stream.id, Shape.FRAME, len(times), *ends)
 
 
 def _fits(frame: Frame, stream: Stream) -> bool:

@@ -14,9 +14,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from edge_agent.clock import Clock
 from edge_agent.errors import SourceMisconfigured, SourceUnavailable
+from edge_agent.gaps import ConnectionWatch
 from edge_agent.health import Health
 from edge_agent.settings import SourcePlan
-from edge_agent.source import Frame, Reading, Source
+from edge_agent.source import Event, Frame, Lost, Reading, Source
 from lab_contract.messages import ConnectionStatus
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,10 @@ CLOSE_S = 5.0
 
 
 class SourceRunner:
-    """Reads one connection. `make` gives a new source for each attempt, `deliver` takes each reading.
+    """Reads one connection. `make` gives a new source for each attempt, `deliver` takes the readings with data.
 
-    `on_change` is called whenever `status` has another state. `rng` and `sleep` are for tests.
+    `watch`, where there is one, sees every reading first and says what is missing. `on_change` is called whenever
+    `status` has another state. `rng` and `sleep` are for tests.
     """
 
     def __init__(
@@ -43,11 +45,12 @@ class SourceRunner:
         plan: SourcePlan,
         *,
         make: Callable[[], Source],
-        deliver: Callable[[Reading], None],
+        deliver: Callable[[list[Event] | Frame], None],
         on_change: Callable[[], None],
         health: Health,
         clock: Clock,
         rng: random.Random,
+        watch: ConnectionWatch | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         stall_s: float = STALL_S,
     ) -> None:
@@ -58,6 +61,7 @@ class SourceRunner:
         self._health = health
         self._clock = clock
         self._rng = rng
+        self._watch = watch
         self._sleep = sleep
         self._stall_s = stall_s if plan.streams else None
         # The agent's own figures are no sign of the equipment.
@@ -65,7 +69,8 @@ class SourceRunner:
         self._name = f"{plan.kit}.{plan.connection.id}"
         self._source: Source | None = None
         self._past: Counter[str] = Counter()
-        self._counters = {"readings": 0, "events": 0, "samples": 0, "lost_samples": 0, "failures": 0, "crashes": 0}
+        self._counters = {"readings": 0, "events": 0, "samples": 0, "lost_samples": 0}
+        self._counters |= {"losses": 0, "failures": 0, "crashes": 0}
         self._facts: dict[str, str] = {}
         self._state = "connecting"
         self._detail = ""
@@ -115,6 +120,8 @@ class SourceRunner:
             if self._state == "waiting":
                 self._become("connecting", self._detail)
             await self._open(source)
+            if self._watch is not None:
+                self._watch.opened()
             self._become("running", "")
             readings = source.readings()
             try:
@@ -155,9 +162,14 @@ class SourceRunner:
         self._attempt = 0
         if self._is_equipment:
             self._health.heard(self._plan.kit, self._plan.connection.id)
+        if self._watch is not None:
+            self._watch.take(reading)
         if isinstance(reading, Frame):
             self._counters["samples"] += len(reading.t)
             self._counters["lost_samples"] += reading.lost
+        elif isinstance(reading, Lost):
+            self._counters["losses"] += 1
+            return
         elif not reading:
             return
         else:

@@ -42,7 +42,7 @@ class HubSettings(_Part):
     ca_file: Path | None = None
     window: int = Field(default=64, ge=1, le=200)
     """Batches that may wait for their acknowledgement."""
-    backlog_kb_s: int = Field(default=1024, ge=16)
+    backlog_kb_s: int = Field(default=4096, ge=16)
     """How fast a backlog is sent behind the live batches."""
 
     @field_validator("url")
@@ -64,6 +64,10 @@ class SpoolSettings(_Part):
     """How much may wait on the disk of the edge."""
 
     limit_mb: int = Field(default=512, ge=1)
+    reserved_percent: int = Field(default=10, ge=1, le=50)
+    """Of the limit, for gap records alone."""
+    keep_acknowledged_hours: float = Field(default=24, ge=0)
+    """For a hub that was restored from a backup; in no more than half of the limit."""
 
 
 class KitSettings(_Part):
@@ -117,7 +121,7 @@ class EdgeSettings:
     """Folder of the settings file."""
     data: Path
     batch_ms: int
-    spool_limit_bytes: int
+    spool: SpoolSettings
     hub: HubSettings
     password: str | None = field(repr=False)
     kits: tuple[KitPlan, ...]
@@ -171,7 +175,7 @@ class _Reader:
             base=self._base,
             data=self._base / file.data,
             batch_ms=file.batch_ms,
-            spool_limit_bytes=file.spool.limit_mb * 2**20,
+            spool=file.spool,
             hub=file.hub,
             password=password,
             kits=tuple(kits),

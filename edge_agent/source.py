@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from edge_agent.clock import Clock
+from lab_contract.batch import GapReason
 from lab_contract.kit import Channel, Connection, KitModel, Stream
 
 
@@ -45,7 +46,15 @@ class Frame:
     """Samples known to be missing just before this frame."""
 
 
-Reading = list[Event] | Frame
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Changes of this connection are missing between the reading before and the next; None: nobody knows how many."""
+
+    reason: GapReason
+    count: int | None = None
+
+
+Reading = list[Event] | Frame | Lost
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 A window of batches waits for acknowledgement; one is sent again after three seconds without progress and at each
 reconnect. Live batches go first, straight from memory; what does not fit there is left in the spool and read back
 behind them at a limited rate. PUBACK means nothing here: only an acknowledgement of the hub lets a batch go.
+
+The same link carries the comparison of clocks, and what a hub asks for again whose store was restored from a backup.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from edge_agent.clock import Clock
+from edge_agent.clock_offset import ClockOffset, Moment, moment
 from edge_agent.errors import SpoolUnavailable
 from edge_agent.health import Health
-from edge_agent.spool import Spool, Spooled
+from edge_agent.spool import Appended, Spool, Spooled
 from firmware_bridge.mqtt_link import MqttLink
 from lab_contract.batch import digest
 from lab_contract.errors import MessageInvalid
-from lab_contract.messages import Ack, EdgeStatus, KitStatus, dump, load_ack
+from lab_contract.messages import Ack, EdgeStatus, KitStatus, Replay, dump, load_ack, load_replay, load_time
 from lab_contract.topics import Kind, topic
 
 log = logging.getLogger(__name__)
@@ -40,8 +43,14 @@ LIVE_MOST = 256
 LIVE_MOST_BYTES = 4 * 2**20
 """Live batches kept in memory; older ones are read back from the spool."""
 WINDOW_MOST_BYTES = 8 * 2**20
-BACKLOG_READ = 32
+BACKLOG_READ = 64
+BACKLOG_AHEAD_BYTES = 2**19
+"""The backlog is read ahead while less than this stands in memory, at most a piece of the spool's more."""
 BACKLOG_BURST_S = 0.25
+REPLAYS_MOST = 16
+"""Requests that wait; the hub asks again for what it still lacks."""
+SILENT_S = 60.0
+"""A broker that says nothing for so long while clocks are compared every ten seconds passes nothing on."""
 
 
 @cache
@@ -75,9 +84,10 @@ class Uplink:
         counters: Callable[[], dict[str, int]],
         health: Health,
         clock: Clock,
+        offset: ClockOffset,
         make_link: Callable[..., MqttLink],
         window: int = 64,
-        backlog_bytes_s: int = 1024 * 1024,
+        backlog_bytes_s: int = 4 * 2**20,
     ) -> None:
         self._edge = edge
         self._spool = spool
@@ -85,15 +95,24 @@ class Uplink:
         self._more_counters = counters
         self._health = health
         self._clock = clock
+        self._offset = offset
         self._window = window
         self._backlog_bytes_s = backlog_bytes_s
         self._up = topic(edge, Kind.UP)
         self._status = topic(edge, Kind.STATUS)
+        self._probe = topic(edge, Kind.PROBE)
+        self._hears = {
+            topic(edge, Kind.ACK): self._acknowledged,
+            topic(edge, Kind.TIME): self._told_time,
+            topic(edge, Kind.REPLAY): self._asked_again,
+        }
         self._inflight: dict[tuple[int, int], _Sent] = {}
         self._inflight_bytes = 0
         self._live: deque[Spooled] = deque()
         self._live_bytes = 0
         self._backlog: deque[Spooled] = deque()
+        self._backlog_bytes = 0
+        self._replays: deque[Replay] = deque(maxlen=REPLAYS_MOST)
         self._read_to = 0
         """Place in the spool up to which everything was read back or sent live."""
         self._tokens = 0.0
@@ -109,20 +128,24 @@ class Uplink:
             will=(self._status, dump(EdgeStatus(edge=edge, online=False, epoch=spool.epoch))),
             on_message=self._message_from_link,
             on_connection=self._connection_from_link,
+            silent_s=SILENT_S,
         )
         self._cut_because = ""
         self.connected = False
-        self.counters = {"sent": 0, "resent": 0, "acknowledged": 0, "bad_acks": 0, "backlog_sent": 0}
+        self.counters = {"sent": 0, "resent": 0, "acknowledged": 0, "backlog_sent": 0, "bad_messages": 0}
 
     async def run(self) -> None:
         """Send for ever. On cancellation says good-bye to the hub and disconnects."""
         self._loop = asyncio.get_running_loop()
-        self._link.subscribe(topic(self._edge, Kind.ACK))
+        for name in self._hears:
+            self._link.subscribe(name)
         self._link.start()
         try:
             while True:
+                await self._replay()
                 await self._read_backlog()
                 self._pump()
+                self._send_probe_if_due()
                 self._send_status_if_due()
                 try:
                     async with asyncio.timeout(self._tick_s()):
@@ -133,6 +156,12 @@ class Uplink:
         finally:
             self._link.publish(self._status, dump(EdgeStatus(edge=self._edge, online=False, epoch=self._spool.epoch)))
             await asyncio.to_thread(self._link.stop)
+
+    def appended(self, appended: Appended) -> None:
+        """Batches that have just become durable, in order of their places, and those that had to go for them."""
+        if appended.dropped:
+            self._forget(set(appended.dropped))
+        self.offer(appended.spooled)
 
     def offer(self, batches: Sequence[Spooled]) -> None:
         """Batches that have just become durable, in order of their places."""
@@ -149,8 +178,11 @@ class Uplink:
 
     # On the threads of the link: hand over to the loop and nothing else.
 
-    def _message_from_link(self, _topic: str, payload: bytes) -> None:
-        self._hand_over(self._acknowledged, payload)
+    def _message_from_link(self, name: str, payload: bytes) -> None:
+        hear = self._hears.get(name)
+        if hear is not None:
+            # The time is taken here: how long the loop is busy says nothing about the way.
+            self._hand_over(self._heard, hear, payload, moment(self._clock))
 
     def _connection_from_link(self, connected: bool, why: str) -> None:
         self._hand_over(self._connection_changed, connected, why)
@@ -182,13 +214,23 @@ class Uplink:
         self._pump()
         self._wake.set()
 
-    def _acknowledged(self, payload: bytes) -> None:
+    def _heard(self, hear: Callable[[bytes, Moment], None], payload: bytes, at: Moment) -> None:
         try:
-            ack = load_ack(payload)
+            hear(payload, at)
         except MessageInvalid as error:
-            self.counters["bad_acks"] += 1
+            self.counters["bad_messages"] += 1
             log.warning("hub: %s", error)
-            return
+
+    def _told_time(self, payload: bytes, at: Moment) -> None:
+        self._offset.answered(load_time(payload), at)
+        self._wake.set()
+
+    def _asked_again(self, payload: bytes, _at: Moment) -> None:
+        self._replays.append(load_replay(payload))
+        self._wake.set()
+
+    def _acknowledged(self, payload: bytes, _at: Moment) -> None:
+        ack = load_ack(payload)
         aside = self._kept_aside(ack)
         if not self._spool.acknowledge(ack.store_id, [(ack.epoch, seq) for seq in ack.stored], aside):
             self._foreign(ack)
@@ -253,7 +295,9 @@ class Uplink:
         while self._backlog and self._tokens > 0 and self._has_room(max(1, self._window // 2)):
             if not self._send(self._backlog[0], now):
                 return
-            self._tokens -= len(self._backlog.popleft().data)
+            size = len(self._backlog.popleft().data)
+            self._backlog_bytes -= size
+            self._tokens -= size
             self.counters["backlog_sent"] += 1
 
     def _has_room(self, window: int) -> bool:
@@ -298,16 +342,47 @@ class Uplink:
         self._filled_ns = now
 
     async def _read_backlog(self) -> None:
-        if not self.connected or self._backlog or not self._backlog_may_follow():
+        if not self.connected or self._backlog_bytes >= BACKLOG_AHEAD_BYTES or len(self._backlog) >= BACKLOG_READ:
             return
-        end = self._backlog_end()
+        if not self._backlog_may_follow():
+            return
         try:
-            found = await self._spool.pending(self._read_to, end, BACKLOG_READ)
+            found = await self._spool.pending(self._read_to, self._backlog_end(), BACKLOG_READ)
         except SpoolUnavailable:
             return  # the spool counts its faults and says what is wrong; the next tick tries again
         # What is in flight was sent live before its place was read.
-        self._backlog.extend(batch for batch in found if (batch.epoch, batch.seq) not in self._inflight)
-        self._read_to = max(self._read_to, found[-1].place if len(found) == BACKLOG_READ else end - 1)
+        new = [batch for batch in found.batches if (batch.epoch, batch.seq) not in self._inflight]
+        self._backlog.extend(new)
+        self._backlog_bytes += sum(len(batch.data) for batch in new)
+        self._read_to = max(self._read_to, found.read_to)
+
+    async def _replay(self) -> None:
+        """What the hub asks for again waits again: read back from the first of it on, behind the live batches."""
+        while self._replays:
+            asked = self._replays[0]
+            try:
+                places = await self._spool.replay(asked.store_id, asked.epoch, asked.ranges)
+            except SpoolUnavailable:
+                return
+            self._replays.popleft()
+            if places:
+                log.info("hub: asks for %d batches of epoch %d again", len(places), asked.epoch)
+                self._backlog.clear()
+                self._backlog_bytes = 0
+                self._read_to = min(self._read_to, min(places) - 1)
+
+    def _forget(self, places: set[int]) -> None:
+        """Batches that the spool had no room for: their gap has been told, so they must not come after all."""
+        self._live = deque(batch for batch in self._live if batch.place not in places)
+        self._live_bytes = sum(len(batch.data) for batch in self._live)
+        self._backlog = deque(batch for batch in self._backlog if batch.place not in places)
+        self._backlog_bytes = sum(len(batch.data) for batch in self._backlog)
+        self._inflight = {key: sent for key, sent in self._inflight.items() if sent.batch.place not in places}
+        self._inflight_bytes = sum(len(sent.batch.data) for sent in self._inflight.values())
+
+    def _send_probe_if_due(self) -> None:
+        if self.connected and (probe := self._offset.next_probe()) is not None:
+            self._link.publish(self._probe, dump(probe), qos=0)
 
     def _send_status_if_due(self) -> None:
         if not self.connected:
@@ -316,6 +391,7 @@ class Uplink:
         since_s = STATUS_S if self._status_sent_ns is None else (now - self._status_sent_ns) / 1e9
         if since_s < (STATUS_LEAST_S if self._status_due else STATUS_S):
             return
+        offset = self._offset.offset()
         status = EdgeStatus(
             edge=self._edge,
             online=True,
@@ -323,6 +399,9 @@ class Uplink:
             software=software(),
             sent_ns=self._clock.time_ns(),
             kits=self._kits(),
+            kept=self._spool.kept,
+            clock_offset_ns=offset.ns,
+            clock_uncertainty_ns=offset.uncertainty_ns,
             counters=self._all_counters(),
         )
         if self._link.publish(self._status, dump(status)):
@@ -333,8 +412,11 @@ class Uplink:
         counters = {
             **self.counters,
             **self._spool.counters,
+            **self._offset.counters,
             **self._more_counters(),
             **{f"link_{name}": count for name, count in self._link.counters.items()},
         }
-        state = {"spool_batches": self._spool.batches, "spool_bytes": self._spool.bytes, "waiting": len(self._inflight)}
+        held = self._spool.counts
+        state = {"spool_batches": held.batches, "spool_bytes": held.bytes, "waiting": len(self._inflight)}
+        state |= {"kept_batches": held.kept_batches, "kept_bytes": held.kept_bytes}
         return state | {name: count for name, count in counters.items() if count}

@@ -3,11 +3,16 @@
 What paho leaves to its user, and what is done about it:
 
 * An exception in a callback ends the network thread while `is_connected()` stays true: every callback is wrapped.
+* So does one of its own over a packet that makes no sense: its end is noticed, counted, and the link made anew.
 * A message published while disconnected waits in RAM and is dropped silently past 65,535: `publish` refuses instead, so
   the caller keeps its message, and each connection has a client of its own, so that nothing old is left to resend.
+* A broker that takes no more makes a queue in RAM as well: past `max_inflight` paho answers code 15, and `publish`
+  refuses; so it does for every other code than success.
 * A failed connection is retried at a fixed pace by everyone at once: the back-off here is exponential with jitter.
 * Subscriptions are forgotten with a clean session: they are renewed at each connect, and the link counts as connected
   only when the broker has answered them all. A refused one is counted and logged.
+* A connection that stands and passes nothing on looks well: whoever knows that messages must come gives `silent_s`, and
+  the link is made anew where none did. What makes them come is the caller's: acknowledgements, answers, a heartbeat.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +33,18 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
+from firmware_bridge.mqtt_socket import ReadAheadClient
+
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 10.0
 HANDSHAKE_S = 10.0
 """How long the broker may take from the TCP connection to the last granted subscription."""
+WATCH_S = 0.5
+FAREWELL_S = 1.0
+SILENCE_MOST = 10.0
+"""A silence that lasts is met with ever rarer reconnects, at last this many times `silent_s` apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +72,36 @@ def parse_url(url: str) -> BrokerAddress:
     return BrokerAddress(parts.hostname, port or (8883 if tls else 1883), tls)
 
 
+def backoff_s(attempt: int, rng: random.Random) -> float:
+    """The pause before a connection is tried again: twice as long each time, and never the same for all clients."""
+    return min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**attempt) * rng.uniform(0.5, 1.0)
+
+
+class _Client(ReadAheadClient):
+    """paho's client, whose network thread tells of its end whatever ends it."""
+
+    on_end: Callable[[Exception | None], None]
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        try:
+            code = super().loop_forever(timeout, retry_first_connection)
+        except Exception as error:
+            # A packet that paho stumbles over. Raised further it would only end the thread with nobody told.
+            log.exception("the network thread of the MQTT link failed")
+            self.on_end(error)
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+        self.on_end(None)
+        return code
+
+
 class MqttLink:
     """One connection to a broker, renewed in the background until `stop`.
 
     `on_message(topic, payload)` and `on_connection(connected, detail)` run on a thread of the link and must be quick.
-    After a refused sign-in `refusal` holds the broker's reason until the next connection succeeds.
+    Over TLS the broker must show a certificate that `ca_file` (left out: the system) trusts and that bears the host's
+    name; with `certificate` it must show exactly that one, whatever name it bears.
+    After a refused sign-in `refusal` holds the broker's reason until the next connection succeeds. Where nothing is
+    heard for `silent_s` though the link stands, it is made anew.
     """
 
     def __init__(
@@ -77,9 +114,11 @@ class MqttLink:
         user: str | None = None,
         password: str | None = None,
         ca_file: Path | None = None,
+        certificate: Path | None = None,
         will: tuple[str, bytes] | None = None,
         keepalive_s: int = 15,
         max_inflight: int = 256,
+        silent_s: float | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._address = parse_url(url)
@@ -87,9 +126,13 @@ class MqttLink:
         self._user = user
         self._password = password
         self._ca_file = ca_file
+        self._certificate = certificate
         self._will = will
         self._keepalive_s = keepalive_s
         self._max_inflight = max_inflight
+        self._silent_s = silent_s
+        self._patience_s = silent_s or 0.0
+        self._heard_s = 0.0
         self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._on_message = on_message
         self._on_connection = on_connection
@@ -98,6 +141,9 @@ class MqttLink:
         self._client: paho.Client | None = None
         self._waiting: dict[int, str] = {}
         self._ended = threading.Event()
+        """The present connection is over."""
+        self._loop_ended = threading.Event()
+        """So is its network thread."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._why = ""
@@ -109,7 +155,9 @@ class MqttLink:
             "refused_connects": 0,
             "refused_subscriptions": 0,
             "refused_publishes": 0,
+            "silences": 0,
             "callback_errors": 0,
+            "network_faults": 0,
         }
 
     def start(self) -> None:
@@ -154,11 +202,13 @@ class MqttLink:
         attempt = 0
         while not self._stopping.is_set():
             self._ended.clear()
+            self._loop_ended.clear()
             if self._stopping.is_set():
                 return  # `stop` came between the two lines above
             connected_before = self.counters["connects"]
-            client = self._new_client()
             try:
+                # Inside, as a certificate file that is gone meanwhile must not end this thread with nobody told.
+                client = self._new_client()
                 client.connect(self._address.host, self._address.port, self._keepalive_s)
             except (OSError, ValueError) as error:
                 self._down(f"{self._address.host}:{self._address.port}: {error}")
@@ -169,24 +219,53 @@ class MqttLink:
                     client.disconnect()  # `stop` came before it could see this client
                 self._wait_for_end(client)
                 self._client = None
+                if not self._loop_ended.wait(FAREWELL_S):
+                    self._cut(client)
                 client.loop_stop()
                 left_open: Any = client.socket()
                 if left_open is not None:
                     left_open.close()  # paho forgets it where the loop ends before the broker has closed
                 self._down(self._why)
             attempt = 0 if self.counters["connects"] > connected_before else attempt + 1
-            pause = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**attempt)
-            self._stopping.wait(pause * self._rng.uniform(0.5, 1.0))
+            self._stopping.wait(backoff_s(attempt, self._rng))
 
     def _wait_for_end(self, client: paho.Client) -> None:
-        if not self._ended.wait(HANDSHAKE_S) and not self.connected:
-            self._why = f"no answer within {HANDSHAKE_S:.0f} s"
-            client.disconnect()
-            return
-        self._ended.wait()
+        until = time.monotonic() + HANDSHAKE_S
+        self._heard_s = time.monotonic()
+        while not self._ended.wait(WATCH_S):
+            now = time.monotonic()
+            if not self.connected:
+                if now >= until:
+                    self._why = f"no answer within {HANDSHAKE_S:.0f} s"
+                    client.disconnect()
+                    return
+                self._heard_s = now
+            elif self._silent_s is not None and now - self._heard_s >= self._patience_s:
+                self._why = f"connected, but nothing heard for {self._patience_s:g} s"
+                self._patience_s = min(SILENCE_MOST * self._silent_s, 2 * self._patience_s)
+                self.counters["silences"] += 1
+                client.disconnect()
+                return
+
+    @staticmethod
+    def _cut(client: paho.Client) -> None:
+        """End the network thread's wait for a broker that takes nothing more, not even the farewell."""
+        left: Any = client.socket()
+        if left is not None:
+            try:
+                left.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it is closed already
+
+    def _network_ended(self, error: Exception | None) -> None:
+        if error is not None:
+            self.counters["network_faults"] += 1
+            self._why = f"unexpected {type(error).__name__}: {error}"
+        self._loop_ended.set()
+        self._ended.set()
 
     def _new_client(self) -> paho.Client:
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=True,
@@ -198,10 +277,12 @@ class MqttLink:
         if self._user is not None:
             client.username_pw_set(self._user, self._password)
         if self._address.tls:
-            context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else None)
+            context = _tls(self._ca_file, self._certificate)
             client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
         if self._will is not None:
             client.will_set(self._will[0], self._will[1], qos=1)
+
+        client.on_end = self._network_ended
 
         def on_connect(_c: paho.Client, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
             self._guard(self._connected, client, reason)
@@ -219,7 +300,10 @@ class MqttLink:
                 self.counters["refused_publishes"] += 1
 
         def on_message(_c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
-            self._guard(self._on_message, message.topic, message.payload)
+            self._heard_s = time.monotonic()
+            self._patience_s = self._silent_s or 0.0
+            # The topic is decoded in there: one that is no UTF-8 would end the thread too.
+            self._guard(lambda: self._on_message(message.topic, bytes(message.payload)))
 
         def on_socket_open(_c: paho.Client, _u: Any, opened: Any) -> None:
             # Nagle's algorithm would hold small messages back: 25 ms more from publish to acknowledgement.
@@ -283,3 +367,26 @@ class MqttLink:
         self.connected = False
         self._why = ""
         self._guard(self._on_connection, False, why)
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself where the handshake fails: paho forgets it then, and a broker that refuses would cost a handle each
+    time.
+    """
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
+def _tls(ca_file: Path | None, certificate: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(certificate or ca_file) if certificate or ca_file else None)
+    context.sslsocket_class = _TlsSocket
+    if certificate is not None:
+        # Whoever shows it holds its key: that proves more than a name. Without the flag only a root would be trusted.
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

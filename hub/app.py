@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CATALOG_WATCH_S = 2.0
+CATALOG_WATCH_S = 1.0
 """How soon the running hub takes over what the command line adds."""
 
 ROUTERS = (
@@ -59,12 +59,14 @@ StartLine = Callable[[HubParts], "Line"]
 def start_line(parts: HubParts) -> Line:
     """The line of a hub, not yet entered. Blocks for the import of DuckDB and Arrow: call it in a worker thread."""
     line = importlib.import_module("hub.line")
+    choose = importlib.import_module("hub.broker.choose")
     settings = parts.settings
     settings.data_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     made: Line = line.Line(
-        data=settings.data_folder,
         store_url=settings.store_url,
-        broker_port=settings.broker.port,
+        store_options=settings.store_options,
+        retention_days=settings.retention_days,
+        broker=choose.make_broker(settings),
         accounts=parts.catalog.accounts,
         kits=parts.catalog.kits,
         clock=parts.clock,

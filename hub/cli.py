@@ -1,7 +1,7 @@
 """`epip-hub`: run the hub, check its settings, and add what it knows: people, workshops, edges, kits, equipment.
 
 A password never comes in as an argument (every user of the machine could read it); one that is made here is printed
-once, alone on stdout, and kept nowhere.
+once, alone on stdout (an edge's with its settings), and kept nowhere.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub import cli_edge, cli_store
 from hub.errors import CannotRun, HubError, SettingsInvalid
 from hub.settings import load_settings
 
@@ -48,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--exit-with-parent", action="store_true", help="stop when stdin ends, which it does when the parent is gone"
     )
-    _add(groups, "check", "find faults in settings, kit models, data folder and database; no network", _check)
+    check = _add(groups, "check", "find faults in settings, kit models, data folder and database; no network", _check)
+    check.add_argument("--store", action="store_true", help="look at the store too, over the network if it is a server")
 
     user = _group(groups, "user", "people who may sign in")
     add = _add(user, "add", "add a person; without an option for the password a random one is printed once", _user_add)
@@ -71,13 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--city", required=True, nargs=3, metavar=("EN", "ZH", "RU"))
     add.add_argument("--zone", required=True, help="IANA time zone, such as Asia/Tashkent")
 
-    edge = _group(groups, "edge", "edge agents")
-    add = _add(edge, "add", "add an edge agent; prints its broker password once", _edge_add)
-    add.add_argument("id")
-    add.add_argument("--workshop", required=True)
-    renew = _add(edge, "renew", "give an edge agent a new broker password; prints it once", _edge_renew)
-    renew.add_argument("id")
-
     kit = _group(groups, "kit", "training kits")
     add = _add(kit, "add", "add a training kit", _kit_add)
     add.add_argument("id")
@@ -86,10 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--edge", required=True, help="the edge agent that reads it")
     add.add_argument("--name", nargs=3, metavar=("EN", "ZH", "RU"), help="left out: the kit model's name")
 
-    equipment = _group(groups, "equipment", "equipment that publishes over the hub's broker by itself")
-    add = _add(equipment, "add", "add an equipment account; prints its broker password once", _equipment_add)
-    add.add_argument("id")
-    add.add_argument("--workshop", required=True)
+    cli_store.add_commands(groups, _add)
+    cli_edge.add_commands(
+        _group(groups, "edge", "edge agents"),
+        _group(groups, "equipment", "equipment that publishes over the hub's broker by itself"),
+        _add,
+    )
     return parser
 
 
@@ -113,9 +110,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from hub.check import faults
+    from hub.check import faults, look_at_store
 
     found = faults(arguments.settings)
+    if arguments.store and not found:
+        told, found = look_at_store(arguments.settings)
+        for line in told:
+            print(line)
     for line in found:
         print(line)
     if not found:
@@ -176,24 +177,6 @@ def _workshop_add(arguments: argparse.Namespace) -> int:
         hub.catalog.add_workshop(
             arguments.id, name=_label(arguments.name), city=_label(arguments.city), zone=arguments.zone
         )
-    return 0
-
-
-def _edge_add(arguments: argparse.Namespace) -> int:
-    with _hub(arguments) as hub:
-        print(hub.catalog.add_edge(arguments.id, workshop=arguments.workshop))
-    return 0
-
-
-def _edge_renew(arguments: argparse.Namespace) -> int:
-    with _hub(arguments) as hub:
-        print(hub.catalog.renew_edge_password(arguments.id))
-    return 0
-
-
-def _equipment_add(arguments: argparse.Namespace) -> int:
-    with _hub(arguments) as hub:
-        print(hub.catalog.add_equipment_account(arguments.id, workshop=arguments.workshop))
     return 0
 
 

@@ -6,24 +6,27 @@ edges =MQTT=> broker -> ingest -> store -> live -> pages and WebSockets
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from hub.broker.base import Broker, BrokerHealth, BrokerUnavailable
 from hub.broker.config import BrokerAccount, edge_account
-from hub.broker.nats import BrokerHealth, BrokerUnavailable, NatsBroker
 from hub.clock import Clock
 from hub.errors import CannotRun
 from hub.ingest.decode import KitEntry
 from hub.ingest.service import Ingest, IngestHealth
 from hub.live.edges import EdgeRegistry
 from hub.live.feed import LiveFeed
+from hub.live.handover import Handover
+from hub.live.history import latest_in_hub_time
 from hub.store import open_store
 from hub.store.base import StoreError, StoreHealth, StoreUnavailable, TelemetryStore
+from hub.store.retention import Retention
 
 __all__ = ["BrokerAccount", "KitEntry", "Line", "LineHealth", "edge_account"]
 
@@ -57,20 +60,23 @@ class Line:
     def __init__(
         self,
         *,
-        data: Path,
         store_url: str,
-        broker_port: int,
+        store_options: Mapping[str, Any] | None = None,
+        retention_days: int | None = None,
+        broker: Broker,
         accounts: Callable[[], list[BrokerAccount]],
         kits: Callable[[], dict[str, KitEntry]],
         clock: Clock,
     ) -> None:
-        self._store_url = store_url
+        self._open_store = functools.partial(open_store, store_url, **(store_options or {}))
+        self._retention_days = retention_days
         self._accounts = accounts
         self._kits = kits
         self._clock = clock
         self._stack = AsyncExitStack()
-        self._broker = NatsBroker(data / "broker", broker_port)
+        self._broker = broker
         self._ingest: Ingest | None = None
+        self._handover: Handover | None = None
         self._accounts_fault = ""
         self.edges = EdgeRegistry(clock)
         self.store: TelemetryStore
@@ -80,13 +86,18 @@ class Line:
         async with AsyncExitStack() as stack:
             # The store first: its file is locked, so that a second hub with the same data folder ends here, before it
             # takes the first one's broker for a dead hub's.
-            opening = asyncio.ensure_future(asyncio.to_thread(open_store, self._store_url))
+            opening = asyncio.ensure_future(asyncio.to_thread(self._open_store))
             stack.push_async_callback(_close_when_open, opening)
             try:
                 self.store = await asyncio.shield(opening)
             except StoreError as error:
                 raise CannotRun(f"store: {error}") from error
-            self.live = LiveFeed(clock=self._clock, edges=self.edges, kits=self._kits, known=self.store.latest)
+            self.live = LiveFeed(
+                clock=self._clock,
+                edges=self.edges,
+                kits=self._kits,
+                known=functools.partial(latest_in_hub_time, self.store),
+            )
             self.edges.listen(self.live.edge_changed)
             stack.push_async_callback(asyncio.to_thread, self._broker.stop)
             await asyncio.to_thread(self._broker.start, self._accounts())
@@ -95,6 +106,8 @@ class Line:
             ingest.start()
             if not await asyncio.to_thread(ingest.wait_ready, READY_S):
                 raise BrokerUnavailable(f"waited {READY_S:.0f} s for a message through the broker: {self.health()}")
+            if self._retention_days is not None:
+                await stack.enter_async_context(Retention(self.store, self._retention_days, self._clock).running())
             self._stack = stack.pop_all()
         return self
 
@@ -104,16 +117,20 @@ class Line:
         await self._stack.aclose()
 
     def _make_ingest(self, loop: asyncio.AbstractEventLoop) -> Ingest:
+        self._handover = handover = Handover(loop, self.live.publish, self.edges.update)
         return Ingest(
-            url=self._broker.url,
-            user=self._broker.hub_user,
-            password=self._broker.hub_password,
+            access=self._broker.access,
             store=self.store,
             kits=self._kits,
             clock=self._clock,
-            on_committed=lambda batches: _call(loop, self.live.publish, batches),
-            on_status=lambda status, received_ns: _call(loop, self.edges.update, status, received_ns),
+            on_committed=handover.committed,
+            on_status=handover.status,
         )
+
+    @property
+    def store_trouble(self) -> str:
+        """Why nothing is stored at the moment, empty while all is well. Quick: for every page."""
+        return self._ingest.store_trouble if self._ingest is not None else ""
 
     async def reload_accounts(self) -> None:
         """Let the broker know changed accounts.
@@ -138,8 +155,9 @@ class Line:
         except StoreUnavailable as error:
             store = StoreHealth(False, str(error), store.store_id, store.commits, store.samples, store.failures)
             quarantine = {}
-        ok = broker.running and ingest.ok and store.ok and not self._accounts_fault
-        return LineHealth(ok, broker, self._accounts_fault, ingest, store, quarantine, dict(self.live.counters))
+        live = dict(self.live.counters) | (dict(self._handover.counters) if self._handover is not None else {})
+        ok = broker.ok and ingest.ok and store.ok and not self._accounts_fault
+        return LineHealth(ok, broker, self._accounts_fault, ingest, store, quarantine, live)
 
 
 async def _close_when_open(opening: asyncio.Future[TelemetryStore]) -> None:
@@ -147,12 +165,3 @@ async def _close_when_open(opening: asyncio.Future[TelemetryStore]) -> None:
     await asyncio.wait([opening])
     if opening.exception() is None:
         await asyncio.to_thread(opening.result().close)
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *arguments)
-    except RuntimeError:
-        # The loop has closed: the hub is leaving, and what was committed is read from the store next time.
-        if not loop.is_closed():
-            raise

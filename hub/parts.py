@@ -57,6 +57,11 @@ class HubParts:
             raise NotReady()
         return self.started_line
 
+    @property
+    def storing(self) -> bool:
+        """Whether the store takes what comes; True while there is no line yet."""
+        return self.started_line is None or not self.started_line.store_trouble
+
 
 def parts_of(connection: HTTPConnection) -> HubParts:
     """The hub that serves this request or WebSocket."""

@@ -6,10 +6,11 @@ import ipaddress
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from hub.broker.settings import BrokerSettings
 from hub.errors import SettingsInvalid
 from lab_contract.errors import Problem
 from lab_contract.kit import problems_of
@@ -40,6 +41,20 @@ def _url(scheme: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+STORE_URL = re.compile(r"duckdb:///[^?#]+\Z|influx\+https?://[^/?#@]+/[^/?#]+\Z")
+
+
+def _store(url: str) -> str:
+    if not STORE_URL.match(url):
+        # Not repeated where credentials stand in it.
+        found = "one with credentials, which go into [influx]" if "@" in url else repr(url)
+        raise ValueError(
+            "expected duckdb:/// and the path of a file, or influx+http://HOST:PORT/DATABASE (https too), "
+            f"found {found}"
+        )
+    return url
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,10 +66,24 @@ class HttpSettings(_Part):
     port: int = Field(default=8000, ge=0, le=65535)
 
 
-class BrokerSettings(_Part):
-    """Where the embedded broker listens for MQTT, on loopback."""
+class InfluxSettings(_Part):
+    """How to reach the InfluxDB that `store` names: by a token, or by user and password, each in a file of its own."""
 
-    port: int = Field(default=1883, ge=1, le=65535)
+    user: str | None = Field(default=None, min_length=1)
+    password_file: Path | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    org: str | None = Field(default=None, min_length=1)
+    retention_days: int | None = Field(default=None, ge=1, le=36500)
+    timeout_s: float = Field(default=10.0, ge=1, le=300)
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> InfluxSettings:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("expected user and password_file, both or neither")
+        if self.user is not None and self.token_file is not None:
+            raise ValueError("expected token_file, or user and password_file, not both")
+        return self
 
 
 class HubSettings(_Part):
@@ -62,10 +91,19 @@ class HubSettings(_Part):
 
     data: Path = Path("hub-data")
     database: Annotated[str, _url("sqlite")] | None = None
-    store: Annotated[str, _url("duckdb")] | None = None
+    store: Annotated[str, AfterValidator(_store)] | None = None
+    retention_days: int | None = Field(default=None, ge=1, le=36500)
     http: HttpSettings = HttpSettings()
     broker: BrokerSettings = BrokerSettings()
+    influx: InfluxSettings = InfluxSettings()
     kit_models: Path | None = None
+
+    @model_validator(mode="after")
+    def _influx_for_influx(self) -> HubSettings:
+        if self.influx != InfluxSettings() and not (self.store or "").startswith("influx+"):
+            raise ValueError("expected no section [influx] as long as store is no influx+http:// or influx+https://")
+        return self
+
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 
     @property
@@ -85,8 +123,23 @@ class HubSettings(_Part):
 
     @property
     def store_url(self) -> str:
-        """The telemetry store, with an absolute path: `duckdb:///` and the path as it is written on this system."""
+        """The telemetry store. A file's path is absolute: `duckdb:///` and the path as it is written on this system."""
+        if self.store is not None and not self.store.startswith("duckdb:"):
+            return self.store
         return f"duckdb:///{self._file(self.store, 'telemetry.duckdb')}"
+
+    @property
+    def store_options(self) -> dict[str, Any]:
+        """What opening the store needs beside its URL: `[influx]` with absolute paths, and the data folder."""
+        if self.store_url.startswith("duckdb:"):
+            return {}
+        given = {name: getattr(self.influx, name) for name in InfluxSettings.model_fields}
+        files = {name: self.path(file) for name, file in given.items() if isinstance(file, Path)}
+        return {"data": self.data_folder, **given, **files}
+
+    def path(self, written: Path) -> Path:
+        """The absolute path of a file that the settings name."""
+        return (self._base / written).resolve()
 
     def _file(self, url: str | None, default: str) -> Path:
         if url is None:
@@ -122,7 +175,11 @@ def _in_plain_words(problem: Problem) -> Problem:
     expected = problem.expected
     if "no such key" in expected or expected.startswith("Extra inputs"):
         section = problem.place.rpartition(".")[0]
-        model: type[BaseModel] = {"http": HttpSettings, "broker": BrokerSettings}.get(section, HubSettings)
+        model: type[BaseModel] = {
+            "http": HttpSettings,
+            "broker": BrokerSettings,
+            "influx": InfluxSettings,
+        }.get(section, HubSettings)
         return Problem(problem.place, f"expected no such key; known here: {', '.join(model.model_fields)}")
     found = expected[expected.rfind(", found") :] if ", found" in expected else ""
     if "a valid path" in expected:

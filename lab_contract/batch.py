@@ -1,10 +1,12 @@
 """The batch: what is spooled is what is sent.
 
-A fixed little-endian header of 176 bytes, then one Arrow IPC stream (schema and one record batch). Two shapes:
+A fixed little-endian header of 176 bytes, then one Arrow IPC stream (schema and one record batch). Three shapes:
 
 * `frame`, a group of channels sampled together: `t` (int64, UTC ns) and one float32 column a channel;
 * `event`, single changes: `t`, `channel` (text), `value` (float64 or null), `text` (or null), `quality` (uint32, an
-  OPC UA StatusCode, 0 is Good), `t_server` and `t_receipt` (int64 ns or null).
+  OPC UA StatusCode, 0 is Good), `t_server` and `t_receipt` (int64 ns or null);
+* `gap`, what was lost before it could be spooled: `stream`, `t_from` and `t_to` (int64, UTC ns), `reason` (text),
+  `count` (int64, samples or changes lost; null where nobody knows). Delivered like data, so that a hole says why.
 
 `t` is the time of the source. The CRC-32C (RFC 3720, appendix B.4) is taken over header and payload with the crc field
 zero, so that any changed byte is noticed. The edge writes the Arrow stream with nanoarrow, the hub reads it with
@@ -18,7 +20,7 @@ import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -51,6 +53,8 @@ MAX_ROWS = 1_000_000
 
 EVENT_COLUMNS = ("t", "channel", "value", "text", "quality", "t_server", "t_receipt")
 EVENT_STREAM = "events"
+GAP_COLUMNS = ("stream", "t_from", "t_to", "reason", "count")
+GAP_STREAM = "gaps"
 
 
 class Shape(IntEnum):
@@ -58,6 +62,37 @@ class Shape(IntEnum):
 
     FRAME = 1
     EVENT = 2
+    GAP = 3
+
+
+class GapReason(StrEnum):
+    """Why samples of a stream are missing from `t_from` to `t_to`."""
+
+    STOPPED = "stopped"
+    """The edge agent did not run."""
+    DISCONNECTED = "disconnected"
+    """The equipment could not be read."""
+    OVERFLOW = "overflow"
+    """A queue of the equipment or of the source was too short for a busy edge."""
+    COUNTER_JUMP = "counter_jump"
+    """The equipment's own counter says that samples never arrived."""
+    SPOOL_FULL = "spool_full"
+    """The spool had no room left; what had waited longest was dropped."""
+    DISK = "disk"
+    """The edge's disk took nothing."""
+    UNREADABLE = "unreadable"
+    """The spool could not be read again: its file or a batch in it was corrupt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """`count` samples or changes of `stream` from `t_from` to `t_to` (UTC ns) were lost; None where nobody knows."""
+
+    stream: str
+    t_from: int
+    t_to: int
+    reason: GapReason
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +108,9 @@ class Header:
     rows: int = 0
     schema_hash: int = 0
     clock_offset_ns: int = 0
+    """To be added to the edge's clock to have the hub's; the times in the batch are the edge's own, never changed."""
     clock_uncertainty_ns: int = CLOCK_UNKNOWN
+    """Half of the least round trip of the probes: the truth lies within offset +- uncertainty."""
     crc: int = 0
 
     @property
@@ -113,6 +150,11 @@ def event_columns() -> list[tuple[str, str]]:
     return list(zip(EVENT_COLUMNS, kinds, strict=True))
 
 
+def gap_columns() -> list[tuple[str, str]]:
+    """Names and Arrow types of a gap batch's columns."""
+    return list(zip(GAP_COLUMNS, ("string", "int64", "int64", "string", "int64"), strict=True))
+
+
 _INT64: Any = na.c_schema(na.int64())
 _UINT32: Any = na.c_schema(na.uint32())
 _FLOAT32: Any = na.c_schema(na.float32())
@@ -132,6 +174,12 @@ _EVENT_SCHEMA: Any = na.c_schema(
     )
 )
 EVENT_SCHEMA_HASH = schema_hash(event_columns())
+_GAP_SCHEMA: Any = na.c_schema(
+    na.struct(
+        {"stream": na.string(), "t_from": na.int64(), "t_to": na.int64(), "reason": na.string(), "count": na.int64()}
+    )
+)
+GAP_SCHEMA_HASH = schema_hash(gap_columns())
 
 
 def encode_frame(header: Header, t: NDArray[np.int64], channels: Sequence[str], values: NDArray[np.float32]) -> bytes:
@@ -171,6 +219,18 @@ def encode_events(
         _nullable(_INT64, t_receipt, np.int64),
     ]
     return _encode(header, Shape.EVENT, _EVENT_SCHEMA, EVENT_SCHEMA_HASH, len(t), children)
+
+
+def encode_gaps(header: Header, gaps: Sequence[Gap]) -> bytes:
+    """A gap batch, one row a gap."""
+    children: list[Any] = [
+        na.c_array([gap.stream for gap in gaps], _STRING),
+        _numbers(_INT64, np.asarray([gap.t_from for gap in gaps], dtype=np.int64)),
+        _numbers(_INT64, np.asarray([gap.t_to for gap in gaps], dtype=np.int64)),
+        na.c_array([gap.reason.value for gap in gaps], _STRING),
+        _nullable(_INT64, [gap.count for gap in gaps], np.int64),
+    ]
+    return _encode(header, Shape.GAP, _GAP_SCHEMA, GAP_SCHEMA_HASH, len(gaps), children)
 
 
 # Numbers are handed over as buffers: nanoarrow's own way from lists of numbers makes a batch half as dear again.
@@ -260,8 +320,8 @@ def unpack(data: bytes) -> Batch:
         raise BatchRejected("checksum", f"crc32c {found:08x}, header says {crc:08x}")
     if flags or reserved:
         raise BatchRejected("unknown_flags", f"flags {flags:#x}, expected none")
-    if shape not in (Shape.FRAME, Shape.EVENT):
-        raise BatchRejected("unknown_shape", f"shape {shape}, expected 1 (frame) or 2 (event)")
+    if shape not in iter(Shape):
+        raise BatchRejected("unknown_shape", f"shape {shape}, expected 1 (frame), 2 (event) or 3 (gap)")
     if not 0 < rows <= MAX_ROWS:
         raise BatchRejected("row_count", f"{rows} rows, expected 1 to {MAX_ROWS}")
     return Batch(

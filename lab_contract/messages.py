@@ -1,13 +1,15 @@
-"""Small JSON messages beside the batches: the hub's acknowledgement and the edge's status."""
+"""Small JSON messages beside the batches: acknowledgement, status, clock probe and its answer, request for a replay."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lab_contract.batch import CLOCK_UNKNOWN
 from lab_contract.errors import MessageInvalid
 
+M = TypeVar("M", bound=BaseModel)
 Id = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?$")]
 
 
@@ -60,6 +62,43 @@ class KitStatus(_Message):
     connections: tuple[ConnectionStatus, ...] = ()
 
 
+class Kept(_Message):
+    """Batches that the edge still has although the hub has acknowledged them: numbers of `epoch` from first to last.
+
+    Not every number between them is one: some were never used, some were kept aside at the hub.
+    """
+
+    epoch: int
+    first: int
+    last: int
+
+
+class Replay(_Message):
+    """Hub to edge: the store `store_id` lacks these acknowledged numbers of `epoch`; send again those that are kept.
+
+    `ranges` are (first, last), both inclusive.
+    """
+
+    store_id: str
+    epoch: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+class Probe(_Message):
+    """Edge to hub: what time is it? `sent_ns` by the edge's clock; `id` is told again in the answer."""
+
+    id: int
+    sent_ns: int
+
+
+class Time(_Message):
+    """Hub to edge, the answer to a probe: when it came and when this was sent, by the hub's clock (UTC ns)."""
+
+    id: int
+    received_ns: int
+    answered_ns: int
+
+
 class EdgeStatus(_Message):
     """Edge to hub, every few seconds, and as `online=False` by the broker when the edge is gone (last will)."""
 
@@ -69,6 +108,9 @@ class EdgeStatus(_Message):
     software: str = ""
     sent_ns: int = 0
     kits: tuple[KitStatus, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    clock_offset_ns: int = 0
+    clock_uncertainty_ns: int = CLOCK_UNKNOWN
     counters: dict[str, int] = Field(default_factory=dict)
 
 
@@ -79,17 +121,31 @@ def dump(message: BaseModel) -> bytes:
 
 def load_ack(data: bytes) -> Ack:
     """An acknowledgement. Raises MessageInvalid."""
-    try:
-        return Ack.model_validate_json(data)
-    except ValidationError as error:
-        raise MessageInvalid(
-            f"acknowledgement: {error.error_count()} faults, first: {error.errors()[0]['msg']}"
-        ) from None
+    return _load(Ack, "acknowledgement", data)
 
 
 def load_status(data: bytes) -> EdgeStatus:
     """An edge's status. Raises MessageInvalid."""
+    return _load(EdgeStatus, "status", data)
+
+
+def load_replay(data: bytes) -> Replay:
+    """A request for a replay. Raises MessageInvalid."""
+    return _load(Replay, "replay", data)
+
+
+def load_probe(data: bytes) -> Probe:
+    """A clock probe. Raises MessageInvalid."""
+    return _load(Probe, "probe", data)
+
+
+def load_time(data: bytes) -> Time:
+    """The answer to a probe. Raises MessageInvalid."""
+    return _load(Time, "time", data)
+
+
+def _load(kind: type[M], name: str, data: bytes) -> M:
     try:
-        return EdgeStatus.model_validate_json(data)
+        return kind.model_validate_json(data)
     except ValidationError as error:
-        raise MessageInvalid(f"status: {error.error_count()} faults, first: {error.errors()[0]['msg']}") from None
+        raise MessageInvalid(f"{name}: {error.error_count()} faults, first: {error.errors()[0]['msg']}") from None

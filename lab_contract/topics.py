@@ -1,7 +1,8 @@
 """MQTT topics between edge and hub; built and parsed here only.
 
 `lab/v1/<edge>/up` batches, `down/ack` acknowledgements, `down/cmd` commands, `up/reply` answers to commands,
-`status` the edge's own state. Identity is in the payload too, never in the topic alone.
+`status` the edge's own state, `up/probe` and `down/time` the comparison of clocks, `down/replay` what a restored hub
+lacks. Identity is in the payload too, never in the topic alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Kind(StrEnum):
     COMMAND = "down/cmd"
     REPLY = "up/reply"
     STATUS = "status"
+    PROBE = "up/probe"
+    TIME = "down/time"
+    REPLAY = "down/replay"
 
 
 @dataclass(frozen=True, slots=True)

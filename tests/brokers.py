@@ -3,6 +3,9 @@
 with nats(tmp_path) as broker:         # or mosquitto(tmp_path), or either with users={"edge": "secret"}
     broker.url                         # mqtt://127.0.0.1:PORT
     broker.kill(); broker.start()      # the same port and the same folder again
+
+with mosquitto_with_plugin(tmp_path, admin="secret") as broker:      # dynamic security
+with mosquitto_with_files(tmp_path, accounts, pid_file) as broker:   # the ACL and password file in `accounts`
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ class Broker:
     port: int
     folder: Path
     process: subprocess.Popen[bytes] | None = field(default=None)
+    tls: bool = False
 
     @property
     def url(self) -> str:
-        return f"mqtt://127.0.0.1:{self.port}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -132,6 +136,56 @@ def mosquitto(folder: Path, users: Mapping[str, str] | None = None) -> Iterator[
     (folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
     command = [shutil.which("mosquitto", path=None) or "/usr/sbin/mosquitto", "-c", str(folder / "mosquitto.conf")]
     yield from _running(Broker("mosquitto", command, port, folder))
+
+
+def dynamic_security() -> Path:
+    """Mosquitto's plugin, which Debian 12 and 13 keep in the folder of the machine's architecture."""
+    found = [path for folder in ("*", ".") for path in Path("/usr/lib").glob(f"{folder}/mosquitto_dynamic_security.so")]
+    assert found, "mosquitto_dynamic_security.so is missing below /usr/lib: apt-get install mosquitto"
+    return found[0]
+
+
+@contextmanager
+def mosquitto_with_plugin(
+    folder: Path, *, admin: str, tls: tuple[Path, Path] | None = None, options: tuple[str, ...] = ()
+) -> Iterator[Broker]:
+    """Mosquitto with its dynamic-security plugin, which knows nobody but the account `admin` with this password."""
+    folder = folder / "mosquitto"
+    folder.mkdir(exist_ok=True)
+    users = folder / "dynamic-security.json"
+    subprocess.run(["mosquitto_ctrl", "dynsec", "init", str(users), "admin", admin], check=True, capture_output=True)
+    lines = [f"plugin {dynamic_security()}", f"plugin_opt_config_file {users}", *options]
+    yield from _running(_mosquitto(folder, lines, tls))
+
+
+@contextmanager
+def mosquitto_with_files(
+    folder: Path,
+    accounts: Path,
+    *,
+    pid_file: Path,
+    tls: tuple[Path, Path] | None = None,
+    options: tuple[str, ...] = (),
+) -> Iterator[Broker]:
+    """Mosquitto that reads `acl` and `passwords` in the folder `accounts`."""
+    folder = folder / "mosquitto"
+    folder.mkdir(exist_ok=True)
+    accounts.mkdir(exist_ok=True)
+    lines = [f"password_file {accounts / 'passwords'}", f"acl_file {accounts / 'acl'}", f"pid_file {pid_file}"]
+    for name in ("passwords", "acl"):
+        (accounts / name).touch(mode=0o600)
+    yield from _running(_mosquitto(folder, [*lines, *options], tls))
+
+
+def _mosquitto(folder: Path, lines: list[str], tls: tuple[Path, Path] | None) -> Broker:
+    port = free_port()
+    listen = [f"listener {port} 127.0.0.1", "allow_anonymous false", "persistence false", "user root"]
+    if tls is not None:
+        listen += [f"certfile {tls[0]}", f"keyfile {tls[1]}"]
+    log = ["log_dest stderr"] if not any(line.startswith("log_dest") for line in lines) else []
+    (folder / "mosquitto.conf").write_text("\n".join([*listen, *log, *lines]) + "\n")
+    command = [shutil.which("mosquitto") or "/usr/sbin/mosquitto", "-c", str(folder / "mosquitto.conf")]
+    return Broker("mosquitto", command, port, folder, tls=tls is not None)
 
 
 def _running(broker: Broker) -> Iterator[Broker]:

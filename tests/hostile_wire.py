@@ -23,6 +23,8 @@ from lab_contract.batch import (
     HEADER,
     HEADER_BYTES,
     MAX_BYTES,
+    Gap,
+    GapReason,
     Header,
     Shape,
     crc32c,
@@ -30,10 +32,13 @@ from lab_contract.batch import (
     pack,
     schema_hash,
 )
-from tests.small_kit import EDGE, EEG, KIT, NOW, SECOND, event_bytes, frame_bytes
+from tests.small_kit import EDGE, EEG, KIT, NOW, SECOND, event_bytes, frame_bytes, gap_bytes
 
 T = [NOW, NOW + 4_000_000, NOW + 8_000_000]
 FRAME = frame_bytes(1, T)
+GAPS = gap_bytes(
+    3, [Gap("eeg", NOW, NOW + SECOND, GapReason.COUNTER_JUMP, 250), Gap("events", NOW, NOW, GapReason.STOPPED)]
+)
 EVENTS = event_bytes(2, [(NOW, "line.state", 1, "Execute"), (NOW + 1, "line.program", None, "part A")])
 FRAME_HASH = schema_hash(frame_columns(EEG))
 FIELDS = (
@@ -107,6 +112,17 @@ EVENT_SCHEMA = pa.schema(
 )
 
 
+GAP_SCHEMA = pa.schema(
+    [
+        ("stream", pa.string()),
+        ("t_from", pa.int64()),
+        ("t_to", pa.int64()),
+        ("reason", pa.string()),
+        ("count", pa.int64()),
+    ]
+)
+
+
 def frame_arrow(**columns: Any) -> bytes:
     """A frame whose checksum and hash fit, with other columns."""
     values = {"t": T, **{channel: [0.0, 1.0, 2.0] for channel in EEG}} | columns
@@ -125,6 +141,12 @@ def event_arrow(**columns: Any) -> bytes:
         "t_receipt": [None],
     } | columns
     return with_payload(EVENTS, arrow(EVENT_SCHEMA, values), rows=len(values["t"]))
+
+
+def gap_arrow(**columns: Any) -> bytes:
+    """One gap whose checksum and hash fit, with other columns."""
+    values = {"stream": ["eeg"], "t_from": [NOW], "t_to": [NOW + 1], "reason": ["stopped"], "count": [None]} | columns
+    return with_payload(GAPS, arrow(GAP_SCHEMA, values), rows=len(values["t_from"]))
 
 
 def bad_text_offsets() -> bytes:
@@ -217,6 +239,20 @@ def _batches() -> list[Hostile]:
         ("a stream the kit has not", "unknown_stream", other_stream),
         ("events in a stream of frames", "unknown_stream", changed(EVENTS, stream=b"eeg")),
         ("a frame in the stream of events", "unknown_stream", changed(FRAME, stream=EVENT_STREAM.encode())),
+        ("gaps in a stream of frames", "unknown_stream", changed(GAPS, stream=b"eeg")),
+        ("a gap in a stream the kit has not", "unknown_stream", lambda: gap_arrow(stream=["emg"])),
+        ("a gap of no stream", "null_value", lambda: gap_arrow(stream=[None])),
+        ("a gap for a reason nobody knows", "unknown_reason", lambda: gap_arrow(reason=["the cat"])),
+        ("a gap without a reason", "null_value", lambda: gap_arrow(reason=[None])),
+        ("a gap that ends before it begins", "time_order", lambda: gap_arrow(t_from=[NOW + 2])),
+        ("a gap without a beginning", "null_value", lambda: gap_arrow(t_from=[None])),
+        ("a gap since before all times", "time_too_early", lambda: gap_arrow(t_from=[0])),
+        ("a gap that lasts for ever", "time_in_future", lambda: gap_arrow(t_to=[2**63 - 1])),
+        ("less than nothing lost", "bad_count", lambda: gap_arrow(count=[-1])),
+        ("a gap said to be an event", "schema_hash", changed(GAPS, shape=2, stream=EVENT_STREAM.encode())),
+        ("a clock offset beyond all clocks", "bad_clock", changed(FRAME, clock_offset=2**62)),
+        ("an offset that leaves 64 bits", "bad_clock", changed(EVENTS, clock_offset=-(2**63))),
+        ("an uncertainty below nothing", "bad_clock", changed(GAPS, clock_uncertainty=-2)),
         ("columns of another kit model", "schema_hash", changed(FRAME, schema_hash=1)),
         (
             "a frame said to be events",

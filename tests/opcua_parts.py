@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edge_agent.clock import SystemClock
 from edge_agent.health import Health
 from edge_agent.opcua_tags import OpcuaAddress
-from edge_agent.source import BoundChannel, Event, SourceContext
+from edge_agent.source import BoundChannel, Event, Lost, SourceContext
 from edge_agent.sources.opcua import OpcuaSettings, OpcuaSource
 from lab_contract.kit import KitModel, find_kit_model
 
@@ -77,13 +77,25 @@ async def opened(source: OpcuaSource) -> AsyncIterator[OpcuaSource]:
 
 async def events_until(source: OpcuaSource, enough: Callable[[list[Event]], bool], within_s: float = 15) -> list[Event]:
     """Events read until `enough` of them is true; raises TimeoutError where it never is."""
+    return (await events_and_losses(source, enough, within_s))[0]
+
+
+async def events_and_losses(
+    source: OpcuaSource, enough: Callable[[list[Event]], bool], within_s: float = 15
+) -> tuple[list[Event], list[Lost]]:
+    """The same, with what was said to be missing."""
     events: list[Event] = []
+    losses: list[Lost] = []
     async with asyncio.timeout(within_s), aclosing(source.readings()) as readings:
         async for reading in readings:
+            if isinstance(reading, Lost):
+                losses.append(reading)
+                continue
+            assert isinstance(reading, list)
             events += reading
             if enough(events):
                 break
-    return events
+    return events, losses
 
 
 async def event_of(source: OpcuaSource, channel: str, like: Callable[[Event], bool] = lambda _: True) -> Event:

@@ -18,7 +18,9 @@ ASSETS = ROOT / "hub" / "web" / "assets"
 DEBIAN = {  # program that must be there: the package that brings it
     "chromium": "chromium",
     "mosquitto": "mosquitto",
+    "influxd": "influxdb",
     "ip": "iproute2",
+    "openssl": "openssl",
 }
 FONTS = {  # a family that pages in Chinese need: the package that brings it
     "Noto Sans CJK SC": "fonts-noto-cjk",

@@ -7,7 +7,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from lab_contract.batch import EVENT_STREAM, Header, Shape, encode_events, encode_frame
+from lab_contract.batch import (
+    CLOCK_UNKNOWN,
+    EVENT_STREAM,
+    GAP_STREAM,
+    Gap,
+    Header,
+    Shape,
+    encode_events,
+    encode_frame,
+    encode_gaps,
+)
 from lab_contract.kit import KitModel, parse_kit_model
 
 SECOND = 1_000_000_000
@@ -116,16 +126,31 @@ def frame_bytes(
     edge: str = EDGE,
     kit: str = KIT,
     epoch: int = 1,
+    clock: tuple[int, int] = (0, CLOCK_UNKNOWN),
 ) -> bytes:
     if values is None:
         values = np.zeros((2, len(t)), dtype=np.float32)
-    header = Header(edge, epoch, seq, kit, "eeg", Shape.FRAME)
+    header = Header(edge, epoch, seq, kit, "eeg", Shape.FRAME, clock_offset_ns=clock[0], clock_uncertainty_ns=clock[1])
     return encode_frame(header, np.asarray(t, dtype=np.int64), EEG, values.astype(np.float32))
 
 
-def event_bytes(seq: int, rows: Sequence[Row], *, edge: str = EDGE, kit: str = KIT, epoch: int = 1) -> bytes:
-    header = Header(edge, epoch, seq, kit, EVENT_STREAM, Shape.EVENT)
+def event_bytes(
+    seq: int,
+    rows: Sequence[Row],
+    *,
+    edge: str = EDGE,
+    kit: str = KIT,
+    epoch: int = 1,
+    clock: tuple[int, int] = (0, CLOCK_UNKNOWN),
+) -> bytes:
+    header = Header(
+        edge, epoch, seq, kit, EVENT_STREAM, Shape.EVENT, clock_offset_ns=clock[0], clock_uncertainty_ns=clock[1]
+    )
     whole = [(*row, None, 0)[:5] if len(row) == 3 else (*row, 0)[:5] for row in rows]
     t, channel, value, text, quality = zip(*whole, strict=True)
     nothing = [None] * len(rows)
     return encode_events(header, t, channel, value, text, quality, nothing, nothing)
+
+
+def gap_bytes(seq: int, gaps: Sequence[Gap], *, edge: str = EDGE, kit: str = KIT, epoch: int = 1) -> bytes:
+    return encode_gaps(Header(edge, epoch, seq, kit, GAP_STREAM, Shape.GAP), gaps)

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from edge_agent.errors import SourceMisconfigured, SourceUnavailable
 from edge_agent.sample_clock import SampleClock
 from edge_agent.serial_link import SerialSession
-from edge_agent.source import BoundChannel, Event, Reading, SourceContext
+from edge_agent.source import BoundChannel, Event, Lost, Reading, SourceContext
 from firmware_bridge import kit_link
 from firmware_bridge.framing import Frame, FrameDecoder, encode
 from firmware_bridge.ports import Chunk, check_port
+from lab_contract.batch import GapReason
 from lab_contract.kit import ValueKind
 
 NO_VALUE = 0x808C_0000
@@ -133,7 +134,10 @@ class KitLinkSource:
         raise SourceUnavailable(f"the controller did not say who it is within {self._settings.answer_s:g} s")
 
     async def readings(self) -> AsyncIterator[Reading]:
-        """One list of events for each telemetry group that brings something new. Ends by SourceUnavailable."""
+        """One list of events for each telemetry group that brings something new, Lost where packets are missing.
+
+        Ends by SourceUnavailable.
+        """
         session = self._session
         if session is None:
             raise SourceUnavailable("the source is not open")
@@ -152,6 +156,9 @@ class KitLinkSource:
                 frames = self._decoder.feed(chunk.data)
                 if frames:
                     heard = chunk.t
+                if self._decoder.counters["lost"] > self._counted.get("lost", 0):
+                    self._count(session)
+                    yield Lost(GapReason.COUNTER_JUMP)  # packets are counted, not the changes in them
                 for events in self._read(chunk, frames):
                     yield events
             self._count(session)

@@ -28,8 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from edge_agent.errors import SourceMisconfigured, SourceUnavailable
 from edge_agent.json_values import BadValue, convert, pick
 from edge_agent.passwords import read_password
-from edge_agent.source import BoundChannel, Event, Frame, Reading, SourceContext
+from edge_agent.source import BoundChannel, Event, Frame, Lost, Reading, SourceContext
 from firmware_bridge.mqtt_link import MqttLink, parse_url
+from lab_contract.batch import GapReason
 from lab_contract.kit import Stream, ValueKind
 
 BAD = 0x8000_0000
@@ -272,6 +273,8 @@ class MqttSource:
                 continue
             t = self._time(topic, body, receipt)
             fresh, lost = self._count(topic, body, t)
+            if lost and topic.events:
+                yield Lost(GapReason.COUNTER_JUMP)  # messages are counted, not the changes in them
             self._events(topic, body, t, receipt, fresh, events)
             if not fresh:
                 continue

@@ -23,7 +23,8 @@ from edge_agent.errors import SourceMisconfigured, SourceUnavailable
 from edge_agent.opcua_publish import Change, DataChanges, take_over_publish
 from edge_agent.opcua_security import ACTIONS, SecuritySettings, read_credentials, secure
 from edge_agent.opcua_tags import NODE_ID, OpcuaAddress, Tag, queue_size, tag_of, value_of
-from edge_agent.source import Event, Reading, SourceContext
+from edge_agent.source import Event, Lost, Reading, SourceContext
+from lab_contract.batch import GapReason
 
 # asyncua logs tracebacks of each lost connection, the highest level included; what counts is raised or counted here.
 logging.getLogger("asyncua").setLevel(logging.CRITICAL + 1)
@@ -85,6 +86,7 @@ class OpcuaSource:
         self._silent_s = SILENT_S
         self._pending: deque[list[Event]] = deque()
         self._pending_values = 0
+        self._missing: Lost | None = None
         self._arrived = asyncio.Event()
         self._lost: str | None = None
         self._retry_at = 0.0
@@ -104,6 +106,7 @@ class OpcuaSource:
         self._client = client
         self._pending.clear()
         self._pending_values = 0
+        self._missing = None
         self._lost = None
         self.facts.clear()
         try:
@@ -119,10 +122,16 @@ class OpcuaSource:
             raise
 
     async def readings(self) -> AsyncIterator[Reading]:
-        """The events of one publish response at a time; an empty list says that the server lives and has no news."""
+        """The events of one publish response at a time; an empty list says that the server lives and has no news.
+
+        Values that the server or a busy edge dropped come as Lost before what is left behind them.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await self._retry_missing()
+            if self._missing is not None:
+                missing, self._missing = self._missing, None
+                yield missing
             if self._pending:
                 events = self._pending.popleft()
                 self._pending_values -= len(events)
@@ -364,7 +373,15 @@ class OpcuaSource:
             dropped = len(self._pending.popleft())
             self._pending_values -= dropped
             self.counters["local_drops"] += dropped
+            self._miss(dropped)
         self._arrived.set()
+
+    def _miss(self, count: int | None) -> None:
+        """Values are missing before what waits; None: nobody knows how many."""
+        if self._missing is not None:
+            before = self._missing.count
+            count = None if count is None or before is None else before + count
+        self._missing = Lost(GapReason.OVERFLOW, count)
 
     def _malformed(self) -> None:
         self.counters["malformed"] += 1
@@ -379,6 +396,7 @@ class OpcuaSource:
             tag = tags[handle]
             if code & OVERFLOW == OVERFLOW:
                 self.counters["overflow"] += 1
+                self._miss(None)
                 code &= ~OVERFLOW
             t = source or t_server or now
             value: float | None = None

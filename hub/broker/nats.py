@@ -1,7 +1,8 @@
 """The embedded broker: a NATS server that speaks MQTT between the edges and ingest, started and watched by the hub.
 
-Receives accounts, hands on a listener at `mqtt://127.0.0.1:<port>`. The broker is a dumb pipe: nothing depends on what
-it remembers, so a broker that dies is simply started again. All calls block; async callers use a thread.
+Receives accounts, hands on an MQTT listener, on loopback unless told otherwise. The broker is a dumb pipe: nothing
+depends on what it remembers, so a broker that dies is simply started again. All calls block; async callers use a
+thread.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-import bcrypt
-
+from hub.broker.base import BrokerHealth, BrokerUnavailable, HubAccess
 from hub.broker.config import HUB_USER, USERS_FILE, BrokerAccount, hub_account, server_text, users_text
 from hub.broker.orphan import end_orphan
-from hub.errors import CannotRun
+from hub.broker.passwords import bcrypt_hash
+from hub.broker.refusals import NatsLog, Tail
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +34,6 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 10.0
 STEADY_S = 30.0
 """A broker that ran this long before it died is started again at once."""
-
-
-class BrokerUnavailable(CannotRun):
-    """Mend what the message names (port in use, missing binary), then start again."""
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerHealth:
-    """`detail` says why the broker is down; `restarts` counts its deaths since the hub started."""
-
-    running: bool
-    detail: str
-    restarts: int
-    pid: int | None
 
 
 def find_binary() -> Path:
@@ -69,16 +55,26 @@ def find_binary() -> Path:
 class NatsBroker:
     """The broker's process and its files in `folder`, from `start` to `stop`.
 
-    `hub_user` and `hub_password` are the hub's own sign-in: the password is new at each start and only its hash is
-    written down.
+    It listens on `host`; beyond loopback only with `tls`, a certificate and its key, else ValueError. The hub's own
+    password is new with each object and only its hash is written down.
     """
 
     hub_user = HUB_USER
 
-    def __init__(self, folder: Path, port: int, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        tls: tuple[Path, Path] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
         self.folder = folder.resolve()
         self.port = port
-        self.url = f"mqtt://127.0.0.1:{port}"
+        self._host = host
+        self._tls = None if tls is None else (tls[0].resolve(), tls[1].resolve())
+        self.url = f"{'mqtt' if tls is None else 'mqtts'}://{_reached_by(host)}:{port}"
         self.hub_password = secrets.token_urlsafe(32)
         self._rng = rng or random.Random()  # noqa: S311 - spreads restarts, guards nothing
         self._config = self.folder / "broker.conf"
@@ -92,6 +88,14 @@ class NatsBroker:
         self._watcher: threading.Thread | None = None
         self._restarts = 0
         self._detail = "not started"
+        self._refusals = NatsLog()
+        self._tail = Tail(self._log, self._refusals)
+
+    @property
+    def access(self) -> HubAccess:
+        """The hub's own sign-in: it knows the broker by its certificate, which bears the name that edges use."""
+        certificate = None if self._tls is None else self._tls[0]
+        return HubAccess(self.url, self.hub_user, self.hub_password, certificate=certificate)
 
     def start(self, accounts: Sequence[BrokerAccount]) -> None:
         """Start the server and wait until it listens. Raises BrokerUnavailable, ValueError for a bad account."""
@@ -106,8 +110,9 @@ class NatsBroker:
         self._ports.mkdir(exist_ok=True)
         end_orphan(self._pid_file, self._config)
         self._write(USERS_FILE, self._users(accounts))
-        self._write(self._config.name, server_text(self.folder, self.port))
+        self._write(self._config.name, self._server(USERS_FILE))
         self._check(self._config)
+        self._tail.start()
         self._launch()
         self._watcher = threading.Thread(target=self._watch, name="broker watch", daemon=True)
         self._watcher.start()
@@ -120,7 +125,7 @@ class NatsBroker:
         with self._lock:
             # A broken file would leave the old accounts in force and still count as reloaded: try it first.
             self._write("users.new.conf", self._users(accounts))
-            self._write("broker.new.conf", server_text(self.folder, self.port, "users.new.conf"))
+            self._write("broker.new.conf", self._server("users.new.conf"))
             self._check(self.folder / "broker.new.conf")
             (self.folder / "users.new.conf").replace(self.folder / USERS_FILE)
             (self.folder / "broker.new.conf").unlink()
@@ -154,19 +159,29 @@ class NatsBroker:
         if self._watcher is not None:
             self._watcher.join(STOP_S)
             self._watcher = None
+        self._tail.stop()
         self._detail = "stopped"
         self._pid_file.unlink(missing_ok=True)
 
     def health(self) -> BrokerHealth:
-        """Whether the server's process runs."""
+        """Whether the server's process runs, and what it refused."""
         process = self._process
         running = process is not None and process.poll() is None
-        return BrokerHealth(running, "" if running else self._detail, self._restarts, process.pid if process else None)
+        return BrokerHealth(
+            "nats",
+            running,
+            "" if running else self._detail,
+            self._restarts,
+            process.pid if process else None,
+            refusals=self._refusals.refusals(),
+        )
+
+    def _server(self, users_file: str) -> str:
+        return server_text(self.folder, self.port, users_file, host=self._host, tls=self._tls)
 
     def _users(self, accounts: Sequence[BrokerAccount]) -> str:
         # 32 random bytes need no slow hash.
-        hashed = bcrypt.hashpw(self.hub_password.encode(), bcrypt.gensalt(4)).decode()
-        return users_text([hub_account(hashed), *accounts])
+        return users_text([hub_account(bcrypt_hash(self.hub_password, rounds=4)), *accounts])
 
     def _write(self, name: str, text: str) -> None:
         part = self.folder / f"{name}.part"
@@ -254,6 +269,12 @@ class NatsBroker:
             if time.monotonic() > deadline:
                 raise BrokerUnavailable(f"waited {START_S:.0f} s for the broker: {otherwise}")
             time.sleep(0.005)
+
+
+def _reached_by(host: str) -> str:
+    """Where the hub itself reaches a listener on this host."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not listened on
+    return f"[{here}]" if ":" in here else here
 
 
 def _last_line(text: str) -> str:

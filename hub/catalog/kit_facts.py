@@ -12,6 +12,7 @@ from typing import Any
 from hub.live.state import AGENT
 from hub.web import formats
 from hub.web.words import Words
+from lab_contract.batch import EVENT_STREAM
 from lab_contract.kit import Channel, KitModel, Limits, Stream, ValueKind
 
 SERIES_COLOURS = 8
@@ -118,6 +119,7 @@ def _period_ms(model: KitModel, channel: Channel) -> int | None:
 
 def channel_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
     """What the islands must know of each channel to show its values."""
+    stream_of = {channel: stream.id for stream in model.streams for channel in stream.channels}
     return {
         channel.id: {
             "label": channel.label.text(language),
@@ -131,6 +133,7 @@ def channel_data(model: KitModel, language: str) -> dict[str, dict[str, Any]]:
             "limits": limits_of(channel.limits),
             "series": index % SERIES_COLOURS,
             "connection": channel.connection,
+            "stream": stream_of.get(channel.id, EVENT_STREAM),
         }
         for index, channel in enumerate(model.channels)
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hub.database import Table
@@ -24,13 +24,18 @@ class WorkshopRow(Table):
 
 
 class EdgeRow(Table):
-    """An edge agent, with the bcrypt hash that the broker compares its password with."""
+    """An edge agent, with its broker password as bcrypt's hash, for NATS, and as Mosquitto's.
+
+    With `revoked_ns` (UTC) it is shut out; its row stays, as kits and what is stored speak of it.
+    """
 
     __tablename__ = "edges"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     workshop_id: Mapped[str] = mapped_column(ForeignKey("workshops.id"), index=True)
     password_hash: Mapped[str] = mapped_column(String(80))
+    mosquitto_hash: Mapped[str | None] = mapped_column(String(160))
+    revoked_ns: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class KitRow(Table):
@@ -55,3 +60,4 @@ class EquipmentAccountRow(Table):
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     workshop_id: Mapped[str] = mapped_column(ForeignKey("workshops.id"), index=True)
     password_hash: Mapped[str] = mapped_column(String(80))
+    mosquitto_hash: Mapped[str | None] = mapped_column(String(160))

@@ -26,7 +26,7 @@ from hub.web.render import Crumb, json_block, language, page
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 CARD_WORDS = ("age", "card", "connection", "link", "severity", "state", "value", "wrong")
-KIT_WORDS = (*CARD_WORDS, "alarms", "bool", "strip", "trend")
+KIT_WORDS = (*CARD_WORDS, "alarms", "bool", "gap", "strip", "trend")
 
 
 @router.get("/")

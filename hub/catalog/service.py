@@ -5,15 +5,14 @@ Reading is from memory and never blocks; adding blocks (database and bcrypt): pl
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import bcrypt
 from sqlalchemy.orm import Session
 
+from hub.broker.passwords import bcrypt_hash, mosquitto_hash, new_password
 from hub.catalog import repository
 from hub.catalog.models import EdgeRow, EquipmentAccountRow, KitRow, WorkshopRow
 from hub.clock import known_zone
@@ -23,10 +22,9 @@ from lab_contract.kit import KitModel, Label
 from lab_contract.topics import IDENTIFIER
 
 if TYPE_CHECKING:
-    from hub.line import BrokerAccount, KitEntry
+    from hub.broker.config import BrokerAccount
+    from hub.line import KitEntry
 
-BCRYPT_ROUNDS = 8
-"""Few, because these passwords are 192 random bits that nobody can guess, and the broker hashes at each connect."""
 EQUIPMENT_ROOT = "equipment"
 
 
@@ -53,9 +51,27 @@ class Workshop:
 
 
 @dataclass(frozen=True, slots=True)
-class _Edge:
+class Edge:
+    """An edge agent and the kits that it reads; with `revoked_ns` (UTC) it is shut out of the broker."""
+
     id: str
-    password_hash: str
+    workshop: str
+    revoked_ns: int | None
+    kits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Password:
+    """The hashes of a broker password."""
+
+    bcrypt: str
+    mosquitto: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    facts: Edge
+    password: _Password
     equipment: tuple[str, ...]
     """What speaks for itself in the edge's workshop."""
 
@@ -63,7 +79,7 @@ class _Edge:
 @dataclass(frozen=True, slots=True)
 class _Equipment:
     name: str
-    password_hash: str
+    password: _Password
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +147,20 @@ class Catalog:
             for row in repository.workshops(session)
         )
         equipment = repository.equipment_accounts(session)
+        everywhere = [kit for found in kits.values() for kit in found]
         edges = tuple(
-            _Edge(row.id, row.password_hash, tuple(e.name for e in equipment if e.workshop_id == row.workshop_id))
+            _Edge(
+                Edge(row.id, row.workshop_id, row.revoked_ns, tuple(k.id for k in everywhere if k.edge == row.id)),
+                _Password(row.password_hash, row.mosquitto_hash),
+                tuple(e.name for e in equipment if e.workshop_id == row.workshop_id),
+            )
             for row in repository.edges(session)
         )
-        return _Snapshot(workshops, edges, tuple(_Equipment(row.name, row.password_hash) for row in equipment))
+        return _Snapshot(
+            workshops,
+            edges,
+            tuple(_Equipment(row.name, _Password(row.password_hash, row.mosquitto_hash)) for row in equipment),
+        )
 
     def workshops(self) -> tuple[Workshop, ...]:
         """Every workshop with its kits, by id."""
@@ -167,18 +192,25 @@ class Catalog:
             for kit in workshop.kits
         }
 
+    def edges(self) -> tuple[Edge, ...]:
+        """Every edge, revoked ones too, by id."""
+        return tuple(edge.facts for edge in self._snapshot.edges)
+
     def accounts(self) -> list[BrokerAccount]:
         """Who may use the broker, with topic filters."""
-        from hub.line import BrokerAccount, edge_account
+        from hub.broker.config import BrokerAccount, edge_account
 
         found: list[BrokerAccount] = []
         for edge in self._snapshot.edges:
-            own = edge_account(edge_user(edge.id), edge.id, edge.password_hash)
+            if edge.facts.revoked_ns is not None:
+                continue
+            own = edge_account(edge_user(edge.facts.id), edge.facts.id, edge.password.bcrypt, edge.password.mosquitto)
             filters = tuple(equipment_topics(name) for name in edge.equipment)
             found.append(replace(own, publish=(*own.publish, *filters), subscribe=(*own.subscribe, *filters)))
         for equipment in self._snapshot.equipment:
             filters = (equipment_topics(equipment.name),)
-            found.append(BrokerAccount(equipment_user(equipment.name), equipment.password_hash, filters, filters))
+            user, password = equipment_user(equipment.name), equipment.password
+            found.append(BrokerAccount(user, password.bcrypt, filters, filters, password.mosquitto))
         return found
 
     def add_workshop(self, workshop_id: str, *, name: Label, city: Label, zone: str) -> None:
@@ -210,20 +242,27 @@ class Catalog:
         with self._database.transaction() as session:
             _check_workshop(session, workshop)
             _check_free(repository.edge(session, edge_id), edge_id)
-            session.add(EdgeRow(id=edge_id, workshop_id=workshop, password_hash=hashed))
+            row = EdgeRow(id=edge_id, workshop_id=workshop)
+            row.password_hash, row.mosquitto_hash = hashed.bcrypt, hashed.mosquitto
+            session.add(row)
         self.reload()
         return password
 
     def renew_edge_password(self, edge_id: str) -> str:
-        """Gives an edge a new broker password, the old one ends at the broker's next reload. Raises NotFound."""
+        """Gives an edge a new broker password; the old one ends, and so does a revocation. Raises NotFound."""
         password, hashed = _broker_password()
         with self._database.transaction() as session:
-            row = repository.edge(session, edge_id)
-            if row is None:
-                raise NotFound(N_("There is no edge %(id)s."), id=edge_id)
-            row.password_hash = hashed
+            row = _known_edge(session, edge_id)
+            row.password_hash, row.mosquitto_hash, row.revoked_ns = hashed.bcrypt, hashed.mosquitto, None
         self.reload()
         return password
+
+    def revoke_edge(self, edge_id: str, *, at_ns: int) -> None:
+        """Shuts an edge out of the broker from now (UTC ns) until its password is renewed. Raises NotFound."""
+        with self._database.transaction() as session:
+            row = _known_edge(session, edge_id)
+            row.revoked_ns = row.revoked_ns or at_ns
+        self.reload()
 
     def add_equipment_account(self, name: str, *, workshop: str) -> str:
         """Adds an account for equipment that publishes by itself and returns its broker password.
@@ -235,7 +274,9 @@ class Catalog:
         with self._database.transaction() as session:
             _check_workshop(session, workshop)
             _check_free(repository.equipment_account(session, name), name)
-            session.add(EquipmentAccountRow(name=name, workshop_id=workshop, password_hash=hashed))
+            row = EquipmentAccountRow(name=name, workshop_id=workshop)
+            row.password_hash, row.mosquitto_hash = hashed.bcrypt, hashed.mosquitto
+            session.add(row)
         self.reload()
         return password
 
@@ -246,7 +287,7 @@ class Catalog:
             row = repository.equipment_account(session, name)
             if row is None:
                 raise NotFound(N_("There is no equipment account %(id)s."), id=name)
-            row.password_hash = hashed
+            row.password_hash, row.mosquitto_hash = hashed.bcrypt, hashed.mosquitto
         self.reload()
         return password
 
@@ -283,9 +324,16 @@ def _kit_name(row: KitRow, model: KitModel) -> Label:
     return Label(en=row.name_en, zh=row.name_zh, ru=row.name_ru)
 
 
-def _broker_password() -> tuple[str, str]:
-    password = secrets.token_urlsafe(24)
-    return password, bcrypt.hashpw(password.encode(), bcrypt.gensalt(BCRYPT_ROUNDS, prefix=b"2a")).decode()
+def _broker_password() -> tuple[str, _Password]:
+    password = new_password()
+    return password, _Password(bcrypt_hash(password), mosquitto_hash(password))
+
+
+def _known_edge(session: Session, edge_id: str) -> EdgeRow:
+    row = repository.edge(session, edge_id)
+    if row is None:
+        raise NotFound(N_("There is no edge %(id)s."), id=edge_id)
+    return row
 
 
 def _check_id(name: str) -> None:

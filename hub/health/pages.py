@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,35 @@ from hub.accounts.access import Technical
 from hub.errors import N_
 from hub.live.edges import EdgeState
 from hub.parts import HubParts, Parts
+from hub.store.base import QuarantinedBatch, StoreFacts, StoreStats, StoreUnavailable
 from hub.web.formats import LANGUAGES
 from hub.web.render import Crumb, page, translated
+from lab_contract.batch import CLOCK_UNKNOWN
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 MOST_KEPT_ASIDE = 50
+CLOCK_WRONG_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeClock:
+    """An edge's clock: `offset_ns` added to it gives the hub's, give or take `uncertainty_ns`."""
+
+    offset_ns: int
+    uncertainty_ns: int
+
+    @property
+    def wrong(self) -> bool:
+        """Whether somebody should set it right: what people note down at the kit would not fit what pages show."""
+        return abs(self.offset_ns) > CLOCK_WRONG_NS
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no difference can be told."""
+        return abs(self.offset_ns) <= self.uncertainty_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +53,14 @@ class EdgeFacts:
     workshop: str | None
     online: bool
     state: EdgeState | None
+
+    @property
+    def clock(self) -> EdgeClock | None:
+        """How its clock goes beside the hub's; None where it has not compared them."""
+        status = None if self.state is None else self.state.status
+        if status is None or status.clock_uncertainty_ns == CLOCK_UNKNOWN:
+            return None
+        return EdgeClock(status.clock_offset_ns, status.clock_uncertainty_ns)
 
 
 @router.get("/health")
@@ -62,6 +94,16 @@ def edge_facts(hub: HubParts, code: str) -> list[EdgeFacts]:
 def health_context(hub: HubParts, edges: list[EdgeFacts], code: str) -> dict[str, Any]:
     """What the template needs. Blocks for the store."""
     line, store = hub.line.health(), hub.line.store
+    stats: StoreStats | None = None
+    facts: StoreFacts | None = None
+    kept_aside: list[QuarantinedBatch] = []
+    try:
+        stats, kept_aside = store.stats(), store.quarantined(MOST_KEPT_ASIDE)
+        # A server that hangs would make the page wait once more for what its health says already.
+        facts = store.facts() if line.store.ok else None
+    except StoreUnavailable as error:
+        # Just now this page is needed: what is wrong with the store stands in its health.
+        log.warning("the store does not answer the health page: %s", error)
     names = {
         kit.id: (kit.name.text(code), {c.id: c.label.text(code) for c in kit.model.connections})
         for workshop in hub.catalog.workshops()
@@ -69,9 +111,10 @@ def health_context(hub: HubParts, edges: list[EdgeFacts], code: str) -> dict[str
     }
     return {
         "line": line,
-        "stats": store.stats(),
-        "kept_aside": store.quarantined(MOST_KEPT_ASIDE),
-        "kept_counts": store.quarantine_counts(),
+        "stats": stats,
+        "store_facts": facts,
+        "kept_aside": kept_aside,
+        "kept_counts": line.quarantine,
         "edges": edges,
         "kit_names": names,
         "catalog_fault": hub.catalog_fault,

@@ -1,8 +1,8 @@
-"""Ingest: receives batches and statuses from the broker, hands committed batches to live and acknowledgements to edges.
+"""Ingest: receives batches, statuses and clock probes from the broker, hands batches to the writer, the rest to whom it
+concerns.
 
-The MQTT callback only enqueues. One writer thread takes what has gathered, decodes it, stores it in one transaction,
-and only then acknowledges. What can never be stored is kept aside with its bytes and its reason and acknowledged as
-such, so that it never blocks the line; what the store cannot take now is kept and tried again, unacknowledged.
+On the network thread batches are only enqueued, and probes answered, as their time is measured. Batches are heard with
+QoS 0: only the acknowledgement after the commit counts, and what does not arrive is sent again for want of it.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ import logging
 import random
 import secrets
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import lru_cache
 
 from firmware_bridge.mqtt_link import MqttLink
+from hub.broker.base import HubAccess
 from hub.broker.config import HEARTBEAT_TOPIC
 from hub.clock import Clock
-from hub.ingest.decode import KitEntry, decode
+from hub.ingest.decode import KitEntry
 from hub.ingest.inbox import MAX_BYTES, Inbox, Message
-from hub.store.base import DecodedBatch, Outcome, Quarantine, StoreRefused, StoreUnavailable, TelemetryStore
-from lab_contract.batch import digest
-from lab_contract.errors import BatchRejected, MessageInvalid, TopicInvalid
-from lab_contract.messages import Ack, EdgeStatus, Quarantined, dump, load_status
-from lab_contract.topics import Kind, every_edge, parse, topic
-
-T = TypeVar("T")
+from hub.ingest.probes import Probes
+from hub.ingest.replays import Replays
+from hub.ingest.writer import Writer
+from hub.store.base import DecodedBatch, TelemetryStore
+from lab_contract.errors import MessageInvalid, TopicInvalid
+from lab_contract.messages import EdgeStatus, load_status
+from lab_contract.topics import Kind, Topic, every_edge, parse, topic
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_NS = 2_000_000_000
 HEARTBEAT_LATE_NS = 10_000_000_000
-IDLE_S = 0.5
 STATUS_BYTES = 256 * 1024
-RETRY_FIRST_S = 0.1
-RETRY_MOST_S = 5.0
 STOP_S = 10.0
+HEARD = {Kind.UP: 0, Kind.STATUS: 1, Kind.PROBE: 0}
+"""What is heard of every edge, and with which QoS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,14 @@ class IngestHealth:
     """`ok`: the link is up and a heartbeat came back through the broker lately, and the writer runs.
 
     `detail` says what is wrong. `waiting_bytes` stand in the inbox. `counters` count since the start of the hub.
+    `store_trouble` says why the store takes nothing at the moment, and is empty while it does.
     """
 
     ok: bool
     detail: str
     waiting_bytes: int
     counters: Mapping[str, int]
+    store_trouble: str = ""
 
 
 class Ingest:
@@ -62,9 +64,7 @@ class Ingest:
     def __init__(
         self,
         *,
-        url: str,
-        user: str,
-        password: str,
+        access: HubAccess,
         store: TelemetryStore,
         kits: Callable[[], Mapping[str, KitEntry]],
         clock: Clock,
@@ -73,20 +73,17 @@ class Ingest:
         inbox_bytes: int = MAX_BYTES,
         rng: random.Random | None = None,
     ) -> None:
-        self._store = store
-        self._kits = kits
         self._clock = clock
-        self._on_committed = on_committed
         self._on_status = on_status
-        self._rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._inbox = Inbox(inbox_bytes)
         self._stopping = threading.Event()
-        self._writer = threading.Thread(target=self._run, name="ingest writer", daemon=True)
         self._link = MqttLink(
-            url,
+            access.url,
             client_id=f"hub-{secrets.token_hex(6)}",
-            user=user,
-            password=password,
+            user=access.user,
+            password=access.password,
+            ca_file=access.ca_file,
+            certificate=access.certificate,
             on_message=self._received,
             on_connection=self._connection,
         )
@@ -99,6 +96,7 @@ class Ingest:
         self._counters: Counter[str] = Counter(
             batches=0,
             samples=0,
+            gaps=0,
             duplicates=0,
             conflicts=0,
             quarantined=0,
@@ -108,15 +106,33 @@ class Ingest:
             store_retries=0,
             foreign_messages=0,
             bad_statuses=0,
+            probes=0,
+            refused_probes=0,
+            replays=0,
         )
+        self._probes = Probes(clock)
+        self._replays = Replays(store, clock, self._say, self._counters)
+        self._writer = Writer(
+            inbox=self._inbox,
+            store=store,
+            kits=kits,
+            replays=self._replays,
+            say=self._say,
+            beat=self._beat,
+            on_committed=on_committed,
+            counters=self._counters,
+            stopping=self._stopping,
+            rng=rng or random.Random(),  # noqa: S311 - spreads retries, guards nothing
+        )
+        self._writing = threading.Thread(target=self._run, name="ingest writer", daemon=True)
 
     def start(self) -> None:
         """Connect and begin to store."""
-        for kind in (Kind.UP, Kind.STATUS):
-            self._link.subscribe(every_edge(kind))
+        for kind, qos in HEARD.items():
+            self._link.subscribe(every_edge(kind), qos)
         self._link.subscribe(HEARTBEAT_TOPIC)
         self._link.start()
-        self._writer.start()
+        self._writing.start()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Whether a heartbeat has come back through the broker within the time: only that proves that messages pass."""
@@ -127,8 +143,8 @@ class Ingest:
         self._stopping.set()
         self._link.stop()
         self._inbox.close()
-        if self._writer.ident is not None:
-            self._writer.join(STOP_S)
+        if self._writing.ident is not None:
+            self._writing.join(STOP_S)
 
     def health(self) -> IngestHealth:
         """How ingest is."""
@@ -138,7 +154,13 @@ class Ingest:
         heard = self._beat_heard_ns
         if not detail and (heard is None or self._clock.monotonic_ns() - heard > HEARTBEAT_LATE_NS):
             detail = "no heartbeat came back through the broker"
-        return IngestHealth(not detail, detail, self._inbox.bytes, dict(self._counters) | self._link.counters)
+        counters = dict(self._counters) | self._link.counters
+        return IngestHealth(not detail, detail, self._inbox.bytes, counters, self._writer.trouble)
+
+    @property
+    def store_trouble(self) -> str:
+        """Why the store takes nothing at the moment, empty while it does. Quick."""
+        return self._writer.trouble
 
     def _connection(self, _up: bool, detail: str) -> None:
         self._link_detail = detail
@@ -152,7 +174,7 @@ class Ingest:
                 self._heard.set()
             return
         try:
-            found = parse(name)
+            found = _topic(name)
         except TopicInvalid:
             self._counters["foreign_messages"] += 1
             return
@@ -161,6 +183,8 @@ class Ingest:
                 self._counters["refused_full"] += 1
         elif found.kind is Kind.STATUS:
             self._status(found.edge, payload, now)
+        elif found.kind is Kind.PROBE:
+            self._probe(found.edge, payload, now)
         else:
             self._counters["foreign_messages"] += 1
 
@@ -177,15 +201,28 @@ class Ingest:
             self._counters["forged"] += 1
             log.warning("edge %s sent a status in the name of %s", sender, status.edge)
             return
+        self._replays.heard(status)
         self._on_status(status, now)
+
+    def _probe(self, sender: str, payload: bytes, now: int) -> None:
+        try:
+            answer = self._probes.answer(sender, payload, now)
+        except MessageInvalid as error:
+            self._counters["refused_probes"] += 1
+            log.warning("edge %s: %s", sender, error)
+            return
+        if answer is None or not self._say(topic(sender, Kind.TIME), answer):
+            self._counters["refused_probes"] += 1
+        else:
+            self._counters["probes"] += 1
+
+    def _say(self, name: str, payload: bytes) -> bool:
+        # QoS 0: an edge that misses an acknowledgement, a time or a request makes it come again.
+        return self._link.publish(name, payload, qos=0)
 
     def _run(self) -> None:
         try:
-            while not self._stopping.is_set():
-                self._beat()
-                burst = self._inbox.take(IDLE_S)
-                if burst:
-                    self._take_in(burst)
+            self._writer.run()
         except Exception as error:
             # Nobody waits for this thread: a fault must show in the health, or the line would stand still in silence.
             log.exception("the ingest writer failed")
@@ -197,99 +234,7 @@ class Ingest:
             self._beat_sent_ns = now
             self._link.publish(HEARTBEAT_TOPIC, self._nonce, qos=0)
 
-    def _take_in(self, burst: list[Message]) -> None:
-        kits = self._kits()
-        good: list[tuple[Message, DecodedBatch]] = []
-        bad: list[tuple[Message, BatchRejected]] = []
-        for message in burst:
-            try:
-                good.append((message, decode(message.data, message.sender, kits, message.received_ns)))
-            except BatchRejected as rejected:
-                bad.append((message, rejected))
-            except Exception as error:
-                # A fault of ours in decoding must not stop everyone else's data.
-                log.exception("decoding a batch of edge %s failed", message.sender)
-                bad.append((message, BatchRejected("decoder_fault", f"{type(error).__name__}: {error}")))
-        committed, refused = self._store_all(good)
-        bad += refused
-        if bad and not self._keep_aside(bad):
-            bad = []
-        fresh = [batch for _, batch, outcome in committed if outcome is Outcome.STORED]
-        self._counters["batches"] += len(fresh)
-        self._counters["samples"] += sum(batch.values.size for batch in fresh)
-        self._counters["duplicates"] += len(committed) - len(fresh)
-        self._acknowledge(committed, bad)
-        if fresh:
-            self._on_committed(fresh)
 
-    def _store_all(
-        self, good: list[tuple[Message, DecodedBatch]]
-    ) -> tuple[list[tuple[Message, DecodedBatch, Outcome]], list[tuple[Message, BatchRejected]]]:
-        """Store in one transaction, one by one where the engine refuses; conflicts are among what is refused."""
-        if not good:
-            return [], []
-        try:
-            outcomes = self._until_stored(lambda: self._store.append([batch for _, batch in good]))
-        except StoreRefused as error:
-            if len(good) == 1:
-                return [], [(good[0][0], BatchRejected("not_storable", str(error)[:300]))]
-            committed, refused = [], []
-            for one in good:
-                stored, kept = self._store_all([one])
-                committed += stored
-                refused += kept
-            return committed, refused
-        if outcomes is None:
-            return [], []
-        committed, refused = [], []
-        for (message, batch), outcome in zip(good, outcomes, strict=True):
-            if outcome is Outcome.CONFLICT:
-                self._counters["conflicts"] += 1
-                detail = f"epoch {batch.header.epoch} seq {batch.header.seq} was stored before with other content"
-                refused.append((message, BatchRejected("conflict", detail)))
-            else:
-                committed.append((message, batch, outcome))
-        return committed, refused
-
-    def _keep_aside(self, bad: list[tuple[Message, BatchRejected]]) -> bool:
-        items = [Quarantine(m.sender, r.reason, r.detail, m.data, m.received_ns) for m, r in bad]
-        kept = self._until_stored(lambda: self._store.quarantine(items) or True)
-        self._counters["quarantined"] += len(bad)
-        for message, rejected in bad:
-            self._counters["forged"] += rejected.reason == "forged_edge"
-            log.warning("edge %s: a batch is kept aside: %s", message.sender, rejected)
-        return bool(kept)
-
-    def _until_stored(self, work: Callable[[], T]) -> T | None:
-        """Do it again until the store can; None only where the hub stops meanwhile. The store's health shows why."""
-        pause = RETRY_FIRST_S
-        while True:
-            try:
-                return work()
-            except StoreUnavailable as error:
-                self._counters["store_retries"] += 1
-                log.error("cannot store, nothing is acknowledged: %s", error)
-            self._beat()
-            if self._stopping.wait(pause * self._rng.uniform(0.5, 1.0)):
-                return None
-            pause = min(RETRY_MOST_S, pause * 2)
-
-    def _acknowledge(
-        self,
-        committed: list[tuple[Message, DecodedBatch, Outcome]],
-        bad: list[tuple[Message, BatchRejected]],
-    ) -> None:
-        """To the edge whose topic the batch came on, whatever its header says."""
-        stored: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
-        aside: defaultdict[str, list[Quarantined]] = defaultdict(list)
-        for message, batch, _ in committed:
-            stored[message.sender, batch.header.epoch].append(batch.header.seq)
-        for message, rejected in bad:
-            aside[message.sender].append(Quarantined(digest=digest(message.data), reason=rejected.reason))
-        store_id = self._store.store_id
-        acks = [(edge, Ack(store_id=store_id, epoch=epoch, stored=tuple(s))) for (edge, epoch), s in stored.items()]
-        acks += [(edge, Ack(store_id=store_id, epoch=0, quarantined=tuple(q))) for edge, q in aside.items()]
-        for edge, ack in acks:
-            if not self._link.publish(topic(edge, Kind.ACK), dump(ack)):
-                # The edge sends again, finds a duplicate, and is acknowledged then.
-                self._counters["unacknowledged"] += 1
+@lru_cache(maxsize=4096)
+def _topic(name: str) -> Topic:
+    return parse(name)

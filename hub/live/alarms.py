@@ -9,23 +9,18 @@ States follow ISA-18.2 (on-delay, off-delay, deadband, latching); shelving and a
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.store.base import SECOND
-from lab_contract.kit import Alarm, Channel, Condition, KitModel, Severity, Term
-from lab_contract.kit import Value as Wanted
+from hub.live.alarm_rules import COMPARED, OUTER, LimitRule, Rule, Run, Sample, compare, rules_of
+from lab_contract.kit import KitModel, Severity, Term, ValueKind
 
 RANK = {Severity.CRITICAL: 0, Severity.HIGH: 1, Severity.WARNING: 2}
-OUTER = {"lo": "lo_lo", "hi": "hi_hi"}
-"""A value beyond the outer limit is beyond the inner one too: only the worse is shown."""
-
-Sample = tuple[float | None, str | None]
-"""A channel's value and text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,268 +38,17 @@ class ActiveAlarm:
     holds: bool
 
 
-class _Rule:
-    """One alarm with its delays; `truth` says whether its condition is true now, None where that is unknown."""
-
-    def __init__(
-        self, channel: str, name: str, severity: Severity, on_s: float, off_s: float, latching: bool, inputs: set[str]
-    ) -> None:
-        self.channel = channel
-        self.name = name
-        self.severity = severity
-        self.inputs = inputs
-        self._on_ns = round(on_s * SECOND)
-        self._off_ns = round(off_s * SECOND)
-        self._latching = latching
-        self.true = False
-        self._turned_ns = 0
-        self._active = False
-        self.latched = False
-        self.since_ns = 0
-
-    @property
-    def shown(self) -> bool:
-        return self._active or self.latched
-
-    @property
-    def holds(self) -> bool:
-        return self._active
-
-    def truth(self, now: Mapping[str, Sample]) -> bool | None:
-        raise NotImplementedError
-
-    def sample(self, t: int, now: Mapping[str, Sample]) -> None:
-        """A channel among the inputs has a new sample at `t`."""
-        truth = self.truth(now)
-        if truth is not None:
-            self.turn(truth, t)
-
-    def turn(self, true: bool, t: int) -> None:
-        # Two connections of a kit may be a little out of step: time never runs back for one alarm.
-        t = max(t, self._turned_ns)
-        self.run_out(t)
-        if true != self.true:
-            self.true = true
-            self._turned_ns = t
-            self.run_out(t)
-
-    def run_out(self, t: int) -> None:
-        """Data time is `t` now: let the delays that have passed take effect."""
-        if self.true and not self._active and t - self._turned_ns >= self._on_ns:
-            if not self.latched:
-                self.since_ns = self._turned_ns + self._on_ns
-            self._active = True
-        elif not self.true and self._active and t - self._turned_ns >= self._off_ns:
-            self._active = False
-            self.latched = self._latching
-
-    def frame(self, t: NDArray[np.int64], values: NDArray[np.float32], now: dict[str, Sample], channel: str) -> None:
-        """A whole frame of `channel`; `now` is changed on the way."""
-        for at, value in zip(t.tolist(), values.tolist(), strict=True):
-            if value == value:
-                now[channel] = (value, None)
-                self.sample(at, now)
-
-
-class _Limit(_Rule):
-    def __init__(self, channel: Channel, name: str, limit: float) -> None:
-        assert channel.limits is not None  # noqa: S101 - made from limits only
-        limits = channel.limits
-        severity = limits.severity or (Severity.HIGH if name in OUTER.values() else Severity.WARNING)
-        super().__init__(
-            channel.id, name, severity, limits.on_delay_s, limits.off_delay_s, limits.latching, {channel.id}
-        )
-        self._upward = name.startswith("hi")
-        self._limit = limit
-        self._deadband = limits.deadband
-
-    def truth(self, now: Mapping[str, Sample]) -> bool | None:
-        value = now[self.channel][0]
-        if value is None:
-            return None
-        if self._upward:
-            return value > (self._limit - self._deadband if self.true else self._limit)
-        return value < (self._limit + self._deadband if self.true else self._limit)
-
-    def frame(self, t: NDArray[np.int64], values: NDArray[np.float32], now: dict[str, Sample], channel: str) -> None:
-        # 250 samples a second that change nothing are told from their extremes.
-        extreme = (values.min() if self.true else values.max()) if self._upward else None
-        if extreme is None:
-            extreme = values.max() if self.true else values.min()
-        if extreme == extreme and self.truth({channel: (float(extreme), None)}) is self.true:
-            return
-        super().frame(t, values, now, channel)
-
-
-class _Compare(_Rule):
-    def __init__(self, channel: str, alarm: Alarm) -> None:
-        terms = alarm.condition.only_while
-        inputs = {channel, *(term.channel for term in terms)}
-        super().__init__(channel, alarm.id, alarm.severity, alarm.on_delay_s, alarm.off_delay_s, alarm.latching, inputs)
-        self._condition = alarm.condition
-
-    def truth(self, now: Mapping[str, Sample]) -> bool | None:
-        allowed = _all_hold(self._condition.only_while, now)
-        if not allowed:
-            return allowed
-        return compare(now.get(self.channel), self._condition.op, self._condition.value)
-
-
-class _Unchanged(_Compare):
-    """True once the channel has stayed within its deadband for `value` seconds while the terms hold."""
-
-    def __init__(self, channel: Channel, alarm: Alarm) -> None:
-        super().__init__(channel.id, alarm)
-        self._tolerance = channel.deadband or 0.0
-        self._for_ns = round(float(alarm.condition.value) * SECOND)
-        self._anchor: Sample | None = None
-        self._still_since: int | None = None
-
-    def sample(self, t: int, now: Mapping[str, Sample]) -> None:
-        self.run_out(t)
-        here = now.get(self.channel)
-        if here is not None and here != (None, None) and self._moved(here):
-            self._anchor = here
-            self._still_since = None
-            self.turn(False, t)
-        allowed = _all_hold(self._condition.only_while, now)
-        if not allowed:
-            self._still_since = None
-            if allowed is False:
-                self.turn(False, t)
-        elif self._still_since is None and self._anchor is not None:
-            self._still_since = t
-
-    def frame(self, t: NDArray[np.int64], values: NDArray[np.float32], now: dict[str, Sample], channel: str) -> None:
-        # As `sample` one by one, for a channel that keeps moving: eight of them at 250 Hz would else be most of what a
-        # hub does. Whatever is more than that begins anew with the samples one by one.
-        anchor = self._anchor[0] if self._anchor is not None else None
-        since = self._still_since
-        if anchor is None or since is None or self.true or self._condition.only_while:
-            super().frame(t, values, now, channel)
-            return
-        last = since
-        for at, value in zip(t.tolist(), values.tolist(), strict=True):
-            if value != value:
-                continue
-            last = at
-            if at - since >= self._for_ns:
-                super().frame(t, values, now, channel)
-                return
-            if abs(value - anchor) > self._tolerance:
-                anchor, since = value, at
-        self._anchor, self._still_since = (anchor, None), since
-        self.run_out(last)
-
-    def _moved(self, here: Sample) -> bool:
-        if self._anchor is None:
-            return True
-        before, after = self._anchor[0], here[0]
-        if before is None or after is None:
-            return here != self._anchor
-        return abs(after - before) > self._tolerance
-
-    def run_out(self, t: int) -> None:
-        if not self.true and self._still_since is not None and t - self._still_since >= self._for_ns:
-            self.true = True
-            self._turned_ns = max(self._turned_ns, self._still_since + self._for_ns)
-        super().run_out(t)
-
-
-class _Share(_Compare):
-    """True while this counter's share of the growth of both counters over the last `window` counts is too great."""
-
-    def __init__(self, channel: str, alarm: Alarm) -> None:
-        super().__init__(channel, alarm)
-        condition = alarm.condition
-        assert condition.against is not None  # noqa: S101 - the kit model has checked it
-        assert condition.window is not None  # noqa: S101
-        self._against = condition.against
-        self._window = condition.window
-        self.inputs.add(self._against)
-        self._history: deque[tuple[float, float]] = deque()
-
-    def truth(self, now: Mapping[str, Sample]) -> bool | None:
-        own, other = now.get(self.channel, (None, None))[0], now.get(self._against, (None, None))[0]
-        if own is None or other is None:
-            return None
-        history = self._history
-        if history and (own < history[-1][0] or other < history[-1][1]):
-            history.clear()  # The counters were reset.
-        if not history or history[-1] != (own, other):
-            history.append((own, other))
-        while len(history) > 1 and own + other - sum(history[1]) >= self._window:
-            history.popleft()
-        first = history[0]
-        # Fewer counts than the window are judged as if the rest were good: one reject in three parts is no alarm yet.
-        counts = max(self._window, own + other - sum(first))
-        allowed = _all_hold(self._condition.only_while, now)
-        return (own - first[0]) / counts > float(self._condition.value) if allowed else allowed
-
-
-def compare(sample: Sample | None, op: str, wanted: Wanted | tuple[Wanted, ...]) -> bool | None:
-    """Whether a sample fulfils a comparison of the kit model; None where it is unknown.
-
-    A text is compared with the sample's text (an enum's state name), anything else with its number; `in` with each of
-    a list.
-    """
-    if sample is None or sample == (None, None):
-        return None
-    if isinstance(wanted, tuple):
-        return any(compare(sample, "eq", one) for one in wanted)
-    value, text = sample
-    if isinstance(wanted, str):
-        return {"eq": text == wanted, "ne": text != wanted}.get(op)
-    if value is None:
-        return None
-    number = float(wanted)
-    results = {
-        "eq": value == number,
-        "ne": value != number,
-        "gt": value > number,
-        "ge": value >= number,
-        "lt": value < number,
-        "le": value <= number,
-    }
-    return results.get(op)
-
-
-def _all_hold(terms: Iterable[Term], now: Mapping[str, Sample]) -> bool | None:
-    truths = [compare(now.get(term.channel), term.op, term.value) for term in terms]
-    if False in truths:
-        return False
-    return None if None in truths else True
-
-
-def _rules(model: KitModel) -> list[_Rule]:
-    rules: list[_Rule] = []
-    for channel in model.channels:
-        limits = channel.limits
-        if limits is not None:
-            named = {"lo_lo": limits.lo_lo, "lo": limits.lo, "hi": limits.hi, "hi_hi": limits.hi_hi}
-            rules += [_Limit(channel, name, limit) for name, limit in named.items() if limit is not None]
-        for alarm in channel.alarms:
-            rules.append(_rule(channel, alarm, alarm.condition))
-    return rules
-
-
-def _rule(channel: Channel, alarm: Alarm, condition: Condition) -> _Rule:
-    if condition.op == "unchanged":
-        return _Unchanged(channel, alarm)
-    if condition.op == "share_gt":
-        return _Share(channel.id, alarm)
-    return _Compare(channel.id, alarm)
-
-
 class KitAlarms:
     """The alarms of one kit, from its first sample on."""
 
     def __init__(self, model: KitModel) -> None:
-        self._rules = _rules(model)
-        self._by_input: defaultdict[str, list[_Rule]] = defaultdict(list)
+        self._rules = rules_of(model)
+        self._by_input: defaultdict[str, list[Rule]] = defaultdict(list)
         for rule in self._rules:
             for channel in rule.inputs:
                 self._by_input[channel].append(rule)
+        self._joint = [rule for rule in self._rules if len(rule.inputs) > 1]
+        self._numbers = {c.id for c in model.channels if c.kind in (ValueKind.INT, ValueKind.FLOAT, ValueKind.BOOL)}
         self._now: dict[str, Sample] = {}
         self._seen: dict[str, int] = {}
         self._time_ns = 0
@@ -322,16 +66,84 @@ class KitAlarms:
         for rule in self._by_input.get(channel, ()):
             rule.sample(t, self._now)
 
-    def frame(self, channel: str, t: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+    def frame(self, channel: str, t: NDArray[np.int64], values: NDArray[np.floating[Any]]) -> None:
         """Samples of one channel in order of time; NaN is no value."""
-        if not len(t) or int(t[-1]) < self._seen.get(channel, 0):
+        self.frames((channel,), t, values[np.newaxis])
+
+    def frames(self, channels: Sequence[str], t: NDArray[np.int64], values: NDArray[np.floating[Any]]) -> None:
+        """Samples of channels that were sampled together, in order of time: `values` (channels, n), NaN is no value."""
+        if not len(t):
             return
-        self._seen[channel] = int(t[-1])
-        for rule in self._by_input.get(channel, ()):
-            rule.frame(t, values, self._now, channel)
-        known = np.flatnonzero(~np.isnan(values))
-        if len(known):
-            self._now[channel] = (float(values[known[-1]]), None)
+        end = int(t[-1])
+        lows, highs = np.fmin.reduce(values, axis=1).tolist(), np.fmax.reduce(values, axis=1).tolist()
+        whole = not np.isnan(values).any()
+        for place, channel in enumerate(channels):
+            if end < self._seen.get(channel, 0):
+                continue
+            self._seen[channel] = end
+            low, high = lows[place], highs[place]
+            if low != low:
+                continue  # Not one number among them.
+            known = slice(None) if whole else ~np.isnan(values[place])
+            self._run(Run(channel, t[known], values[place][known], low, high))
+
+    def events(
+        self,
+        channels: Sequence[str],
+        index: NDArray[np.int32],
+        t: NDArray[np.int64],
+        values: NDArray[np.float64],
+        text: Sequence[str | None],
+    ) -> None:
+        """Changes in order of time: `index` points into `channels`; NaN is no value. As `sample` one by one."""
+        rows_of = {
+            channel: np.flatnonzero((index == place) & (t >= self._seen.get(channel, 0)))
+            for place, channel in enumerate(channels)
+            if channel in self._by_input
+        }
+        one_by_one = self._unsettled({channel: values[rows] for channel, rows in rows_of.items()})
+        single: list[NDArray[np.intp]] = []
+        for channel, rows in rows_of.items():
+            if channel in one_by_one:
+                single.append(rows)
+            elif len(rows):
+                self._seen[channel] = int(t[rows[-1]])
+                rows = rows[~np.isnan(values[rows])]
+                if len(rows):
+                    own = values[rows]
+                    self._run(Run(channel, t[rows], own, float(own.min()), float(own.max())))
+        for row in np.sort(np.concatenate(single)).tolist() if single else ():
+            value = float(values[row])
+            self.sample(channels[index[row]], int(t[row]), None if value != value else value, text[row])
+
+    def _unsettled(self, values_of: Mapping[str, NDArray[np.float64]]) -> set[str]:
+        """The channels whose samples must be judged one by one, in order with those of others.
+
+        These are channels with texts, and those of an alarm that looks at several channels, unless the others only
+        allow it or not, and go on doing so with all of these values.
+        """
+        found = {channel for channel in values_of if channel not in self._numbers}
+        for rule in self._joint:
+            if not rule.inputs.isdisjoint(values_of) and not (
+                rule.quick and all(self._stays(term, values_of.get(term.channel)) for term in rule.terms)
+            ):
+                found |= rule.inputs
+        return found
+
+    def _stays(self, term: Term, values: NDArray[np.float64] | None) -> bool:
+        before = compare(self._now.get(term.channel), term.op, term.value)
+        if values is None or before is None:
+            return values is None
+        compared = COMPARED.get(term.op)
+        if compared is None or not isinstance(term.value, bool | int | float):
+            return False
+        known = values[~np.isnan(values)]
+        return bool((compared(known, float(term.value)) == before).all())
+
+    def _run(self, run: Run) -> None:
+        for rule in self._by_input.get(run.channel, ()):
+            rule.run(run, self._now)
+        self._now[run.channel] = (run.last, None)
 
     def advance(self, t: int) -> None:
         """Data time of the kit is at least `t`: delays and standstills run out."""
@@ -353,6 +165,6 @@ class KitAlarms:
         found = [
             ActiveAlarm(rule.channel, rule.name, rule.severity, rule.since_ns, rule.holds)
             for (channel, name), rule in shown.items()
-            if not (isinstance(rule, _Limit) and (channel, OUTER.get(name, "")) in shown)
+            if not (isinstance(rule, LimitRule) and (channel, OUTER.get(name, "")) in shown)
         ]
         return tuple(sorted(found, key=lambda alarm: (RANK[alarm.severity], -alarm.since_ns, alarm.channel)))

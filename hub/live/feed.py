@@ -18,7 +18,7 @@ import numpy as np
 from hub.clock import Clock
 from hub.live.edges import EdgeRegistry
 from hub.live.state import KitState, KitView
-from hub.store.base import DecodedBatch, DecodedFrame, Latest
+from hub.store.base import SECOND, DecodedBatch, DecodedFrame, Latest
 
 if TYPE_CHECKING:
     from hub.ingest.decode import KitEntry
@@ -30,6 +30,11 @@ FRAME_SAMPLES = 4096
 QUEUE_FRAMES = 64
 """Frames that wait for one viewer: 16 s at four a second, far more than a strip chart shows."""
 
+CLOCK_STEP_NS = SECOND
+"""A clock offset that changes by more was a step of the edge's clock."""
+LATE_NS = 10 * SECOND
+"""What is that much older than the newest data is a backlog: trends that show its time are drawn anew."""
+
 
 class Viewer:
     """What waits for one browser that watches one kit. Used on the event loop only."""
@@ -39,6 +44,7 @@ class Viewer:
         self.changed = asyncio.Event()
         self.values: dict[str, Latest] = {}
         self.dropped = 0
+        self.late: tuple[int, int] | None = None
         self._frames: deque[bytes] = deque()
         self._numbers: defaultdict[int, int] = defaultdict(int)
 
@@ -59,6 +65,17 @@ class Viewer:
             self.dropped += 1
         self.changed.set()
 
+    def add_late(self, begin: int, end: int, known_to: int) -> None:
+        """Something of `begin` to `end` has come although the kit's data were known to `known_to` (hub's UTC ns)."""
+        if begin < known_to - LATE_NS:
+            before = self.late or (begin, end)
+            self.late = min(begin, before[0]), max(end, before[1])
+
+    def take_late(self) -> tuple[int, int] | None:
+        """The window within which something came late, told once."""
+        late, self.late = self.late, None
+        return late
+
     def take_values(self) -> dict[str, Latest]:
         """The values that wait, which wait no longer."""
         values, self.values = self.values, {}
@@ -67,6 +84,28 @@ class Viewer:
     def next_frame(self) -> bytes | None:
         """The oldest frame that waits."""
         return self._frames.popleft() if self._frames else None
+
+
+class StreamShift:
+    """The clock offset with which the frames of one stream are shown.
+
+    It follows the measured one by at most `most_ns` a frame, so that a strip chart neither loses a frame nor shows a
+    hole that is none each time the offset is measured anew; only a step of the clock is taken over at once.
+    """
+
+    def __init__(self, most_ns: int) -> None:
+        self._most_ns = most_ns
+        self._shift_ns: int | None = None
+
+    def follow(self, offset_ns: int) -> int:
+        """The offset for the next frame."""
+        now = self._shift_ns
+        if now is None or abs(offset_ns - now) >= CLOCK_STEP_NS:
+            now = offset_ns
+        else:
+            now += max(-self._most_ns, min(self._most_ns, offset_ns - now))
+        self._shift_ns = now
+        return now
 
 
 class LiveFeed:
@@ -91,38 +130,54 @@ class LiveFeed:
         self._making = threading.Lock()
         self._viewers: defaultdict[str, set[Viewer]] = defaultdict(set)
         self._sent_to_ns: dict[tuple[str, str], int] = {}
+        self._shifts: dict[tuple[str, str], StreamShift] = {}
         self.counters: dict[str, int] = {"published": 0, "viewers": 0, "dropped_frames": 0, "late_frames": 0}
 
     def publish(self, batches: Sequence[DecodedBatch]) -> None:
         """Batches that are durable now, in the order in which they were stored."""
+        kits = self._kits()
+        by_kit: defaultdict[str, list[DecodedBatch]] = defaultdict(list)
         for batch in batches:
-            state = self._state(batch.header.kit)
+            by_kit[batch.header.kit].append(batch)
+        for kit, own in by_kit.items():
+            state = self._state(kit, kits)
             if state is None:
                 continue  # Taken out of the catalog between commit and now.
-            self.counters["published"] += 1
-            changed = state.apply(batch)
-            viewers = self._viewers.get(batch.header.kit)
-            if isinstance(batch, DecodedFrame):
-                self._fan_out(batch, state, viewers or set())
-            elif viewers:
-                values = {channel: state.latest[channel] for channel in changed}
+            self.counters["published"] += len(own)
+            viewers = self._viewers.get(kit, set())
+            before = state.data_ns
+            changed = state.apply(own)
+            for batch in own:
+                if isinstance(batch, DecodedFrame):
+                    self._fan_out(batch, state, viewers)
                 for viewer in viewers:
-                    viewer.add_values(values)
-            for viewer in viewers or ():
+                    viewer.add_late(*state.window(batch), before)
+            # A stream's channels have their frames.
+            streams = state.streamed
+            values = (
+                {channel: state.latest[channel] for channel in changed if channel not in streams} if viewers else {}
+            )
+            for viewer in viewers:
+                viewer.add_values(values)
                 viewer.changed.set()
 
     def _fan_out(self, batch: DecodedFrame, state: KitState, viewers: set[Viewer]) -> None:
         key = (batch.header.kit, batch.header.stream)
-        if batch.t[-1] <= self._sent_to_ns.get(key, 0):
+        stream = state.entry.model.stream_by_id[batch.header.stream]
+        shift = self._shifts.setdefault(key, StreamShift(round(SECOND / stream.rate_hz / 4)))
+        offset = shift.follow(state.offset(batch))
+        if batch.t[-1] + offset <= self._sent_to_ns.get(key, 0):
             self.counters["late_frames"] += 1
             return
-        self._sent_to_ns[key] = int(batch.t[-1])
+        self._sent_to_ns[key] = int(batch.t[-1]) + offset
+        if not viewers:
+            return
         index = list(state.entry.model.stream_by_id).index(batch.header.stream)
-        for start in range(0, batch.values.shape[1], FRAME_SAMPLES) if viewers else ():
+        for start in range(0, batch.values.shape[1], FRAME_SAMPLES):
             piece = batch.values[:, start : start + FRAME_SAMPLES]
             for viewer in viewers:
                 before = viewer.dropped
-                viewer.add_frame(index, int(batch.t[start]) / 1e6, piece)
+                viewer.add_frame(index, (int(batch.t[start]) + offset) / 1e6, piece)
                 self.counters["dropped_frames"] += viewer.dropped - before
 
     def edge_changed(self, edge: str) -> None:
@@ -165,8 +220,8 @@ class LiveFeed:
             viewer.changed.set()
         return True
 
-    def _state(self, kit: str) -> KitState | None:
-        entry = self._kits().get(kit)
+    def _state(self, kit: str, kits: Mapping[str, KitEntry] | None = None) -> KitState | None:
+        entry = (self._kits() if kits is None else kits).get(kit)
         if entry is None:
             return None
         with self._making:

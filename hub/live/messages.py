@@ -1,6 +1,7 @@
 """What is said over the live WebSockets and the reading API: receives views and values, hands on JSON-ready objects.
 
-Texts: `snapshot`, `values`, `alarms`, `kit` and `tick` on `/live/kits/{kit}`, `cards` on `/live/workshops/{workshop}`.
+Texts: `snapshot`, `values`, `alarms`, `kit`, `late` and `tick` on `/live/kits/{kit}`, `cards` on
+`/live/workshops/{workshop}`.
 Each carries `now_ms`, the hub's clock, so that a page can tell ages without trusting its own. Times are ms since 1970
 UTC. Ids, never labels: the page has the labels in its reader's language.
 """
@@ -21,6 +22,11 @@ NS_PER_MS = 1_000_000
 def text(kind: str, now_ns: int, **parts: Any) -> str:
     """One message as sent."""
     return json.dumps({"kind": kind, "now_ms": now_ns // NS_PER_MS, **parts}, separators=(",", ":"), allow_nan=False)
+
+
+def storing(it_does: bool) -> dict[str, bool]:
+    """Part of each text: whether the store takes what comes; left out while it does."""
+    return {} if it_does else {"storing": False}
 
 
 def values(latest: Mapping[str, Latest]) -> list[list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from hub.accounts.access import SignedIn, Staff
 from hub.catalog.service import Kit
 from hub.errors import N_, HubError, InputRefused, NotFound
 from hub.live import messages
+from hub.live.history import History
 from hub.live.session import KitTalk, hold, talk_of_workshop
 from hub.live.state import KitView
 from hub.parts import HubParts, Parts
 from hub.store.base import StoreUnavailable
+from lab_contract.batch import Gap
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +31,7 @@ router = APIRouter(tags=["telemetry"])
 
 MOST_CHANNELS = 64
 MOST_BUCKETS = 5000
+MOST_GAPS = 1000
 Milliseconds = Annotated[float, Query(ge=0, le=253_402_300_799_000, allow_inf_nan=False)]
 """ms since 1970 UTC, up to the year 9999."""
 
@@ -45,11 +48,11 @@ class StoreAway(HubError):
 @router.websocket("/live/kits/{kit}")
 async def live_kit(websocket: WebSocket, hub: Parts, person: SignedIn, kit: str) -> None:
     """A snapshot of the kit, then its values, alarms and stream frames as they come."""
-    model = hub.catalog.kit(kit).model
+    found = hub.catalog.kit(kit).id
 
     async def talk() -> None:
-        with hub.line.live.watch(kit) as viewer:
-            await KitTalk(websocket, hub.line.live, viewer, model, hub.clock).run()
+        with hub.line.live.watch(found) as viewer:
+            await KitTalk(websocket, hub.line.live, viewer, hub.clock, lambda: hub.storing).run()
 
     await hold(websocket, hub.stopping, talk)
 
@@ -58,7 +61,11 @@ async def live_kit(websocket: WebSocket, hub: Parts, person: SignedIn, kit: str)
 async def live_workshop(websocket: WebSocket, hub: Parts, person: SignedIn, workshop: str) -> None:
     """The workshop's kits at a glance, once a second."""
     found = hub.catalog.workshop(workshop).id
-    await hold(websocket, hub.stopping, lambda: talk_of_workshop(websocket, hub.line.live, found, hub.clock))
+
+    async def talk() -> None:
+        await talk_of_workshop(websocket, hub.line.live, found, hub.clock, lambda: hub.storing)
+
+    await hold(websocket, hub.stopping, talk)
 
 
 @router.get("/api/v1/kits/{kit}")
@@ -110,11 +117,15 @@ def overview(
     to_ms: Milliseconds,
     buckets: Annotated[int, Query(ge=1, le=MOST_BUCKETS)] = 600,
 ) -> JSONResponse:
-    """Least and greatest value per bucket: `t` the bucket starts in ms, null where a bucket is empty."""
+    """Least and greatest value per bucket: `t` the bucket starts in ms, null where a bucket is empty; `gaps` that are
+    known to lie in the window. Times are the hub's: those of the edge's clock, corrected by its offset.
+    """
     names = _channels(hub.catalog.kit(kit), channels)
     t0, t1 = _window(from_ms, to_ms)
+    history = History(hub.line.store, kit)
     try:
-        found = hub.line.store.overview(kit, names, t0, t1, buckets)
+        found = history.overview(names, t0, t1, buckets)
+        lost = history.gaps(t0, t1)
     except StoreUnavailable as error:
         raise StoreAway() from error
     return JSONResponse(
@@ -124,6 +135,7 @@ def overview(
             "channels": {
                 name: {"min": _numbers(low), "max": _numbers(high)} for name, (low, high) in found.channels.items()
             },
+            "gaps": [_gap(one) for one in lost[-MOST_GAPS:]],
         }
     )
 
@@ -137,15 +149,18 @@ def raw(
     from_ms: Milliseconds,
     to_ms: Milliseconds,
 ) -> StreamingResponse:
-    """Every stored sample of a window as CSV (RFC 4180), in order of time; read from the store as it is sent."""
+    """Every stored sample of a window of the hub's time as CSV (RFC 4180), in order; read from the store as it is sent.
+
+    `t` is the time of the edge's clock as it was stored, `t_hub` the same corrected by the offset of that clock.
+    """
     names = _channels(hub.catalog.kit(kit), channels)
     t0, t1 = _window(from_ms, to_ms)
     try:
-        reader = hub.line.store.raw(kit, names, t0, t1)
+        rows = History(hub.line.store, kit).raw(names, t0, t1)
     except StoreUnavailable as error:
         raise StoreAway() from error
     return StreamingResponse(
-        csv_of(reader),
+        csv_of(rows),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{kit}.csv"'},
     )
@@ -159,20 +174,23 @@ def clear_alarm(hub: Parts, person: Staff, kit: str, channel: str, alarm: str) -
     return Response(status_code=204)
 
 
-def csv_of(reader: pa.RecordBatchReader) -> Iterator[str]:
-    """The samples as CSV texts: UTC time to the nanosecond, channel, value, text, OPC UA status code."""
+def csv_of(batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
+    """Samples as CSV texts: UTC times to the nanosecond, channel, value, text, OPC UA status code."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["time_utc", "channel", "value", "text", "quality"])
-    with reader:
-        for batch in reader:
-            times = np.datetime_as_string(batch.column(0).to_numpy().view("datetime64[ns]"))
-            columns = [batch.column(place).to_pylist() for place in range(1, 5)]
-            for time, channel, value, text, quality in zip(times.tolist(), *columns, strict=True):
-                writer.writerow([f"{time}Z", channel, value, _harmless(text), quality])
-            yield out.getvalue()
-            out.seek(0)
-            out.truncate()
+    writer.writerow(["t", "t_hub", "channel", "value", "text", "quality"])
+    for batch in batches:
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        times = [
+            np.datetime_as_string(columns.pop(name).to_numpy().view("datetime64[ns]")).tolist()
+            for name in ("t", "t_hub")
+        ]
+        rest = [columns[name].to_pylist() for name in ("channel", "value", "text", "quality")]
+        for t, t_hub, channel, value, text, quality in zip(*times, *rest, strict=True):
+            writer.writerow([f"{t}Z", f"{t_hub}Z", channel, value, _harmless(text), quality])
+        yield out.getvalue()
+        out.seek(0)
+        out.truncate()
     yield out.getvalue()
 
 
@@ -205,6 +223,16 @@ def _window(from_ms: float, to_ms: float) -> tuple[int, int]:
         text = N_("The end must be later than the beginning.")
         raise InputRefused(text, fields={"to_ms": text})
     return round(from_ms * messages.NS_PER_MS), round(to_ms * messages.NS_PER_MS)
+
+
+def _gap(lost: Gap) -> dict[str, Any]:
+    return {
+        "stream": lost.stream,
+        "from_ms": messages.ms(lost.t_from),
+        "to_ms": messages.ms(lost.t_to),
+        "reason": lost.reason.value,
+        "count": lost.count,
+    }
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float | None]:

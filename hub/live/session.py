@@ -18,12 +18,13 @@ from hub.live import messages
 from hub.live.feed import LiveFeed, Viewer
 from hub.live.state import KitView
 from hub.store.base import SECOND
-from lab_contract.kit import KitModel
 
 VALUES_EVERY_NS = SECOND // 20
 """Least time between two texts with values: more often nobody sees."""
 SPEAK_EVERY_NS = SECOND
 """Something is said at least this often, so that a page can tell a quiet kit from a dead link."""
+LATE_EVERY_NS = 2 * SECOND
+"""A backlog comes in many batches; a page asks for its trends anew after each such text."""
 SIGNED_IN_EVERY_S = 5.0
 POLICY_VIOLATION, GOING_AWAY = 1008, 1001
 
@@ -85,15 +86,22 @@ async def _while_signed_in(websocket: WebSocket) -> None:
 class KitTalk:
     """What is said to one viewer of a kit."""
 
-    def __init__(self, websocket: WebSocket, feed: LiveFeed, viewer: Viewer, model: KitModel, clock: Clock) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        feed: LiveFeed,
+        viewer: Viewer,
+        clock: Clock,
+        storing: Callable[[], bool],
+    ) -> None:
         self._websocket = websocket
         self._feed = feed
         self._viewer = viewer
-        self._model = model
         self._clock = clock
+        self._storing = storing
         self._alarms: object = None
         self._glance: object = None
-        self._spoke_ns = self._values_ns = 0
+        self._spoke_ns = self._values_ns = self._late_ns = 0
 
     async def run(self) -> None:
         """A snapshot, then whatever is new; ends where the kit has left the catalog."""
@@ -133,6 +141,9 @@ class KitTalk:
             await self._say("kit", kit=messages.kit(view))
         self._remember(view)
         now = self._clock.monotonic_ns()
+        if now - self._late_ns >= LATE_EVERY_NS and (late := self._viewer.take_late()) is not None:
+            self._late_ns = now
+            await self._say("late", from_ms=messages.ms(late[0]), to_ms=messages.ms(late[1]))
         if self._viewer.values and now - self._values_ns >= VALUES_EVERY_NS:
             self._values_ns = now
             await self._say("values", values=messages.values(self._viewer.take_values()))
@@ -144,6 +155,7 @@ class KitTalk:
 
     async def _say(self, kind: str, **parts: object) -> None:
         self._spoke_ns = self._clock.monotonic_ns()
+        parts |= messages.storing(self._storing())
         await self._websocket.send_text(messages.text(kind, self._clock.time_ns(), **parts))
 
 
@@ -154,9 +166,11 @@ def _glance(view: KitView) -> object:
     return view.state, view.state_value, view.online, view.fresh, view.stale_channels, links, wrong
 
 
-async def talk_of_workshop(websocket: WebSocket, feed: LiveFeed, workshop: str, clock: Clock) -> None:
+async def talk_of_workshop(
+    websocket: WebSocket, feed: LiveFeed, workshop: str, clock: Clock, storing: Callable[[], bool]
+) -> None:
     """The cards of a workshop's kits, once a second."""
     while True:
         cards = [messages.card(view) for view in feed.views(workshop)]
-        await websocket.send_text(messages.text("cards", clock.time_ns(), kits=cards))
+        await websocket.send_text(messages.text("cards", clock.time_ns(), kits=cards, **messages.storing(storing())))
         await asyncio.sleep(SPEAK_EVERY_NS / SECOND)

@@ -1,20 +1,24 @@
 """A kit as it is now: receives committed batches and edge statuses, hands on `KitView` for pages and WebSockets.
 
+All times here are the hub's: those of a batch with the clock offset added that its edge had measured.
 Stale is never shown as live: every view carries the age of its data and whether that is fresh, and a view whose data is
 stale has the state `stale` (or `offline`), whatever its last values say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hub.live.alarms import ActiveAlarm, KitAlarms
 from hub.live.edges import EdgeRegistry
-from hub.store.base import SECOND, DecodedBatch, DecodedEvents, DecodedFrame, Latest
+from hub.store.base import SECOND, DecodedBatch, DecodedEvents, DecodedFrame, DecodedGaps, Latest
+from lab_contract.batch import CLOCK_UNKNOWN
 from lab_contract.kit import Channel, KitModel, Severity
 
 if TYPE_CHECKING:
@@ -82,14 +86,20 @@ class KitView:
 
 
 class KitState:
-    """Newest values and alarms of one kit. Changed on the event loop only; `view` may be called from any thread."""
+    """Newest values and alarms of one kit. Changed on the event loop only; `view` may be called from any thread.
+
+    `known` are the newest values from before, in the hub's time.
+    """
 
     def __init__(self, entry: KitEntry, known: Mapping[str, Latest]) -> None:
         self.entry = entry
         self.latest: dict[str, Latest] = {}
         self.alarms = KitAlarms(entry.model)
         self._newest: dict[str, int] = {}
+        self._offset_ns = 0
+        self.data_ns = max((sample.t for sample in known.values()), default=0)
         model = entry.model
+        self.streamed = frozenset(channel for stream in model.streams for channel in stream.channels)
         self._periodic: dict[str, float] = {}
         rates = [(channel.connection, channel.rate_hz) for channel in model.channels if channel.rate_hz is not None]
         rates += [(stream.connection, stream.rate_hz) for stream in model.streams]
@@ -100,34 +110,84 @@ class KitState:
             if channel in model.channel_by_id:
                 self._take(channel, sample, sample.t)
                 self.alarms.sample(channel, sample.t, sample.value, sample.text)
-        self.alarms.advance(max((sample.t for sample in known.values()), default=0))
+        self.alarms.advance(self.data_ns)
 
-    def apply(self, batch: DecodedBatch) -> list[str]:
-        """Take over a committed batch; the channels that have a newer value now."""
-        changed = self._frame(batch) if isinstance(batch, DecodedFrame) else self._events(batch)
-        self.alarms.advance(int(batch.t[-1]))
-        return changed
-
-    def _frame(self, batch: DecodedFrame) -> list[str]:
-        changed: list[str] = []
-        last = int(batch.t[-1])
-        for channel, row in zip(batch.channels, batch.values, strict=True):
-            self.alarms.frame(channel, batch.t, row)
-            value = None if np.isnan(row[-1]) else float(row[-1])
-            if self._take(channel, Latest(last, value, None, 0), batch.received_ns):
-                changed.append(channel)
-        return changed
-
-    def _events(self, batch: DecodedEvents) -> list[str]:
+    def apply(self, batches: Sequence[DecodedBatch]) -> list[str]:
+        """Take over committed batches, as they were stored; the channels that have a newer value now."""
         changed: dict[str, None] = {}
-        columns = (batch.index.tolist(), batch.t.tolist(), batch.values.tolist(), batch.quality.tolist())
-        for (index, t, number, quality), text in zip(zip(*columns, strict=True), batch.text.to_pylist(), strict=True):
-            channel = batch.channels[index]
-            value = None if number != number else number
-            self.alarms.sample(channel, t, value, text)
-            if self._take(channel, Latest(t, value, text, quality), batch.received_ns):
-                changed[channel] = None
+        for _, group in groupby(batches, key=lambda batch: (batch.header.shape, batch.header.stream)):
+            together = list(group)
+            first = together[0]
+            if isinstance(first, DecodedFrame):
+                changed |= dict.fromkeys(self._frames([b for b in together if isinstance(b, DecodedFrame)]))
+            elif isinstance(first, DecodedEvents):
+                changed |= dict.fromkeys(self._events([b for b in together if isinstance(b, DecodedEvents)]))
+        # Only now: delays and standstills run out by the newest of all.
+        self.alarms.advance(self.data_ns)
         return list(changed)
+
+    def offset(self, batch: DecodedBatch) -> int:
+        """To be added to the batch's times to have the hub's; the last known where its edge had not measured yet."""
+        if batch.header.clock_uncertainty_ns != CLOCK_UNKNOWN:
+            self._offset_ns = batch.header.clock_offset_ns
+        return self._offset_ns
+
+    def window(self, batch: DecodedBatch) -> tuple[int, int]:
+        """The first and the last instant of a batch in the hub's time."""
+        offset = self.offset(batch)
+        if isinstance(batch, DecodedGaps):
+            return min(gap.t_from for gap in batch.gaps) + offset, max(gap.t_to for gap in batch.gaps) + offset
+        return int(batch.t[0]) + offset, int(batch.t[-1]) + offset
+
+    def _frames(self, batches: list[DecodedFrame]) -> Iterator[str]:
+        """Frames of one stream, as one where they follow each other: what a look costs depends little on its length."""
+        times = [batch.t + self.offset(batch) for batch in batches]
+        if len(batches) > 1 and all(a[-1] < b[0] for a, b in pairwise(times)):
+            yield from self._frame(
+                batches[-1], np.concatenate(times), np.concatenate([b.values for b in batches], axis=1)
+            )
+        else:
+            for batch, t in zip(batches, times, strict=True):
+                yield from self._frame(batch, t, batch.values)
+
+    def _frame(self, batch: DecodedFrame, t: NDArray[np.int64], values: NDArray[np.float32]) -> Iterator[str]:
+        last = int(t[-1])
+        self.data_ns = max(self.data_ns, last)
+        self.alarms.frames(batch.channels, t, values)
+        for channel, number in zip(batch.channels, values[:, -1].tolist(), strict=True):
+            value = None if number != number else number
+            if self._take(channel, Latest(last, value, None, 0), batch.received_ns):
+                yield channel
+
+    def _events(self, batches: list[DecodedEvents]) -> Iterator[str]:
+        times = [batch.t + self.offset(batch) for batch in batches]
+        if len(batches) > 1 and all(a[-1] <= b[0] for a, b in pairwise(times)):
+            yield from self._changes(batches, np.concatenate(times))
+        else:
+            for batch, t in zip(batches, times, strict=True):
+                yield from self._changes([batch], t)
+
+    def _changes(self, batches: list[DecodedEvents], t: NDArray[np.int64]) -> Iterator[str]:
+        self.data_ns = max(self.data_ns, int(t[-1]))
+        places: dict[str, int] = {}
+        of_batch = [np.array([places.setdefault(c, len(places)) for c in b.channels], np.int32) for b in batches]
+        index = np.concatenate([place[b.index] for place, b in zip(of_batch, batches, strict=True)])
+        values = np.concatenate([batch.values for batch in batches])
+        quality = np.concatenate([batch.quality for batch in batches])
+        text: list[str | None] = []
+        for batch in batches:
+            none = batch.text.null_count == len(batch.text)
+            text += [None] * len(batch.text) if none else batch.text.to_pylist()
+        channels = tuple(places)
+        self.alarms.events(channels, index, t, values, text)
+        newest = np.zeros(len(channels), dtype=np.int64)
+        newest[index] = np.arange(len(t))  # Of several rows of a channel the last stays.
+        for channel, row in zip(channels, newest.tolist(), strict=True):
+            number = float(values[row])
+            value = None if number != number else number
+            sample = Latest(int(t[row]), value, text[row], int(quality[row]))
+            if self._take(channel, sample, batches[-1].received_ns):
+                yield channel
 
     def _take(self, channel: str, sample: Latest, received_ns: int) -> bool:
         known = self.latest.get(channel)

@@ -1,11 +1,13 @@
-"""The embedded store's table of what is kept aside: receives bytes and reasons, hands on lists and counts."""
+"""A store's table of what is kept aside: receives bytes and reasons, hands on lists and counts.
+
+The statements are those that DuckDB and SQLite both understand.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-
-import duckdb
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from hub.store.base import Quarantine, QuarantinedBatch
 
@@ -18,7 +20,15 @@ CREATE TABLE IF NOT EXISTS quarantine (
 """
 
 
-def keep(con: duckdb.DuckDBPyConnection, items: Sequence[Quarantine], kept: int) -> int:
+class Connection(Protocol):
+    """A connection to DuckDB or SQLite."""
+
+    def execute(self, query: str, parameters: Mapping[str, Any] = ..., /) -> Any:
+        """Run one statement; what it answers is fetched from the answer."""
+        ...
+
+
+def keep(con: Connection, items: Sequence[Quarantine], kept: int) -> int:
     """Write the items within the caller's transaction; `kept` raw bytes are there already. The new number of them."""
     for item in items:
         digest = hashlib.sha256(f"{item.edge}\n{item.reason}\n".encode() + item.raw).hexdigest()
@@ -35,19 +45,21 @@ def keep(con: duckdb.DuckDBPyConnection, items: Sequence[Quarantine], kept: int)
                 "size": len(item.raw),
                 "raw": raw,
             },
-        ).fetchone()
-        if written == (1,) and raw is not None:
+        ).fetchall()
+        if written == [(1,)] and raw is not None:
             kept += len(raw)
     return kept
 
 
-def raw_bytes(con: duckdb.DuckDBPyConnection) -> int:
+def raw_bytes(con: Connection) -> int:
     """How many raw bytes are kept aside."""
-    ((total,),) = con.execute("SELECT coalesce(sum(octet_length(raw)), 0)::BIGINT FROM quarantine").fetchall()
+    ((total,),) = con.execute(
+        "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM quarantine WHERE raw IS NOT NULL"
+    ).fetchall()
     return int(total)
 
 
-def listed(con: duckdb.DuckDBPyConnection, limit: int) -> list[QuarantinedBatch]:
+def listed(con: Connection, limit: int) -> list[QuarantinedBatch]:
     """What is kept aside, newest first."""
     query = (
         "SELECT edge, reason, detail, first_ns, last_ns, repeats, size, raw FROM quarantine "
@@ -56,7 +68,7 @@ def listed(con: duckdb.DuckDBPyConnection, limit: int) -> list[QuarantinedBatch]
     return [QuarantinedBatch(*row) for row in con.execute(query, {"limit": limit}).fetchall()]
 
 
-def counts(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
+def counts(con: Connection) -> dict[str, int]:
     """How many batches came per reason, repeats included."""
-    query = "SELECT reason, sum(repeats)::BIGINT FROM quarantine GROUP BY reason ORDER BY reason"
+    query = "SELECT reason, CAST(sum(repeats) AS BIGINT) FROM quarantine GROUP BY reason ORDER BY reason"
     return dict(con.execute(query).fetchall())

@@ -154,11 +154,17 @@ def page(
         "path": path,
         "zone": person.zone if person is not None else "UTC",
         "workshop": None,
+        "storing": _storing(connection),
         "now_ns": now_ns,
         "address": connection.url.path,
         **context,
     }
     return HTMLResponse(markup(code, template, full), status, {"Content-Language": HTML_LANGUAGE[code]})
+
+
+def _storing(connection: HTTPConnection) -> bool:
+    app = connection.scope.get("app")
+    return app is None or app.state.parts.storing
 
 
 def error_page(connection: HTTPConnection, error: HubError, now_ns: int) -> HTMLResponse:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench.figures import Figure, table, write
 from tests.bench.programs import NotReady
 
-PARTS = ("edge", "hub", "live", "demo", "page")
+PARTS = ("edge", "spool", "hub", "store", "influx", "live", "demo", "page")
 OUT = Path(__file__).resolve().parents[2] / "build" / "bench.json"
 
 

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import psutil
 
+from hub.broker.choose import make_broker
 from hub.clock import SystemClock
 from hub.line import Line
 from hub.setup import open_hub
@@ -26,6 +28,7 @@ SETTLE_S = 10.0
 EDGE = "bench-1"
 BCI, ROBOT = "bci-1", "robot-1"
 MB = 1e6
+C = TypeVar("C")
 
 
 def measure() -> list[Figure]:
@@ -47,11 +50,12 @@ class Commits:
     """What the line hands to live, which it does right after each commit, and when."""
 
     def __init__(self, line: Line) -> None:
-        self._publish = line.live.publish
+        handover = line._handover
+        assert handover is not None
+        self._publish = handover._publish
         self.kits: set[str] = set()
         self.events: list[tuple[int, DecodedEvents]] = []
-        # The line looks its live feed's method up at each commit, so that this takes its place.
-        line.live.publish = self.note  # type: ignore[method-assign]
+        handover._publish = self.note
 
     def note(self, batches: Sequence[DecodedBatch]) -> None:
         """Takes the time and hands on."""
@@ -96,27 +100,26 @@ class Commits:
 
 
 @asynccontextmanager
-async def _running(site: Site) -> AsyncIterator[Commits]:
-    """The hub's line in this process."""
+async def running(site: Site, watch: Callable[[Line], C]) -> AsyncIterator[C]:
+    """The hub's line in this process, and what `watch` makes of it."""
     with open_hub(site.settings) as hub:
         line = Line(
-            data=site.settings.data_folder,
             store_url=site.settings.store_url,
-            broker_port=site.settings.broker.port,
+            broker=make_broker(site.settings),
             accounts=hub.catalog.accounts,
             kits=hub.catalog.kits,
             clock=SystemClock(),
         )
         site.settings.data_folder.mkdir(parents=True, exist_ok=True)
         async with line:
-            yield Commits(line)
+            yield watch(line)
 
 
 async def _opcua(folder: Path) -> list[Figure]:
     site = make_site(folder, {EDGE: {PLC_KIT: "counters"}})
-    async with _running(site) as commits:
+    async with running(site, Commits) as commits:
         with opcua_server(folder) as server, site.edge(EDGE, plc_kit(server)) as edge:
-            await _until(lambda: PLC_KIT in commits.kits, edge)
+            await until(lambda: PLC_KIT in commits.kits, edge)
             await asyncio.sleep(WARM_UP_S)
             psutil.cpu_percent()  # the share since the call before
             begin, before = time.time_ns(), edge.facts.cpu_times()
@@ -125,7 +128,7 @@ async def _opcua(folder: Path) -> list[Figure]:
             busy = psutil.cpu_percent()
             rss = edge.facts.memory_info().rss
             # Values of one channel come in order: what is missing once a later one has come is lost.
-            await _until(lambda: commits.newest() >= end, edge)
+            await until(lambda: commits.newest() >= end, edge)
             cpu_s = after.user + after.system - before.user - before.system
             values = commits.between(begin, end)
     whole, *stages = values.delays.items()
@@ -167,7 +170,7 @@ user = "edge-{EDGE}"
 password_file = "{EDGE}.password"
 prefix = "{prefix}"
 """
-    async with _running(site) as commits:
+    async with running(site, Commits) as commits:
         with (
             Program(folder, "bci", *bci, "--exit-with-parent") as platform,
             Program(folder, "robot", *robot, *password, "--exit-with-parent") as cell,
@@ -175,7 +178,7 @@ prefix = "{prefix}"
             for kit in (platform, cell):
                 kit.line("ready")
             with site.edge(EDGE, kits) as edge:
-                await _until(lambda: {BCI, ROBOT} <= commits.kits, edge)
+                await until(lambda: {BCI, ROBOT} <= commits.kits, edge)
                 await asyncio.sleep(SETTLE_S)
                 memory = edge.facts.memory_full_info()
     return [
@@ -185,7 +188,7 @@ prefix = "{prefix}"
     ]
 
 
-async def _until(condition: Callable[[], bool], edge: Program, within_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], edge: Program, within_s: float = 30.0) -> None:
     try:
         async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110 - other processes are waited for

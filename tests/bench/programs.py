@@ -92,6 +92,14 @@ class Program:
         """The end of its log."""
         return self._log.read_text("utf-8", "replace")[-2000:]
 
+    def peak_rss(self) -> int:
+        """Bytes. Linux keeps the peak itself; elsewhere it is what stands now."""
+        status = Path(f"/proc/{self.facts.pid}/status")
+        if status.exists():
+            line = next(line for line in status.read_text("ascii").splitlines() if line.startswith("VmHWM"))
+            return int(line.split()[1]) * 1024
+        return int(self.facts.memory_info().rss)
+
     def end(self) -> None:
         """End it in order, by force where it does not, and then whatever it has started itself."""
         family = self.facts.children(recursive=True) if self._process.poll() is None else []

@@ -29,6 +29,7 @@ import simulators.cli
 import simulators.workshop
 from edge_agent.batcher import Batcher
 from edge_agent.clock import SystemClock
+from edge_agent.clock_offset import ClockOffset
 from edge_agent.health import Health
 from edge_agent.outbox import Outbox
 from edge_agent.runner import SourceRunner
@@ -41,10 +42,12 @@ from firmware_bridge import kit_link
 from firmware_bridge.mqtt_link import MqttLink
 from hub.accounts.access import AccessRule
 from hub.app import ROUTERS
+from hub.broker.base import HubAccess
 from hub.ingest.service import Ingest
 from lab_contract import kit as kit_model
+from lab_contract.batch import GapReason, gap_columns
 from lab_contract.kit import KitModel, parse_kit_model
-from lab_contract.messages import Ack, ConnectionStatus, EdgeStatus, KitStatus
+from lab_contract.messages import Ack, ConnectionStatus, EdgeStatus, Kept, KitStatus, Probe, Replay, Time
 from tests.docs.papers import ROOT, Snippet, anchors, code, links, papers, read, rows, section, snippets
 
 HUB = 'edge = "edge-1"\n[hub]\nurl = "mqtt://127.0.0.1:1883"\n'
@@ -107,6 +110,7 @@ def written(text: str) -> dict[str, str]:
         ("settings-edge.md", "`[[kits]]`", edge_agent.settings.KitSettings),
         ("settings-hub.md", "The file", hub.settings.HubSettings),
         ("settings-hub.md", "`[http]`", hub.settings.HttpSettings),
+        ("settings-hub.md", "`[influx]`", hub.settings.InfluxSettings),
         ("settings-hub.md", "`[broker]`", hub.settings.BrokerSettings),
     ],
 )
@@ -199,14 +203,25 @@ def test_every_reason_for_quarantine_is_listed_and_explained() -> None:
 def test_status_and_acknowledgement_stand_in_their_paper_with_every_key() -> None:
     paper = read("reference/wire.md")
     assert rows(section(paper, "Acknowledgement"), "Key").keys() == Ack.model_fields.keys()
+    assert rows(section(paper, "Replay"), "Key").keys() == Replay.model_fields.keys()
+    assert {*Probe.model_fields, *Time.model_fields} <= code(section(paper, "Clock"))
     status = section(paper, "Status")
     assert rows(status, "Key").keys() == EdgeStatus.model_fields.keys()
-    assert {*KitStatus.model_fields, *ConnectionStatus.model_fields} <= code(status)
+    assert {*KitStatus.model_fields, *ConnectionStatus.model_fields, *Kept.model_fields} <= code(status)
+
+
+def test_every_reason_of_a_gap_stands_in_its_paper() -> None:
+    gap = section(read("reference/wire.md"), "Gap")
+    assert rows(gap, "Gap reason").keys() == set(GapReason)
+    assert {f"{name}: {kind}" for name, kind in gap_columns()} <= {
+        re.sub(r"\?$", "", part) for part in re.findall(r"\w+: \w+\??", gap)
+    }
 
 
 def test_every_counter_of_the_agent_stands_in_its_paper(tmp_path: Path) -> None:
     clock = SystemClock()
-    spool = Spool(tmp_path, clock=clock, limit_bytes=1)
+    spool = Spool(tmp_path, edge="edge-1", clock=clock, limit_bytes=1)
+    offset = ClockOffset(clock)
     uplink = Uplink(
         edge="edge-1",
         spool=spool,
@@ -214,14 +229,15 @@ def test_every_counter_of_the_agent_stands_in_its_paper(tmp_path: Path) -> None:
         counters=dict,
         health=Health(clock),
         clock=clock,
+        offset=offset,
         make_link=functools.partial(MqttLink, "mqtt://127.0.0.1"),
     )
     batcher = Batcher(edge="edge-1", kit="kit-1", epoch=1, streams=(), take_seq=lambda: 0)
     nothing: Callable[..., None] = lambda *_: None  # noqa: E731
     link = MqttLink("mqtt://127.0.0.1", client_id="x", on_message=nothing, on_connection=nothing)
     counters = {
-        *("spool_batches", "spool_bytes", "waiting"),
-        *(name for part in (uplink, spool, batcher, Outbox(spool, nothing)) for name in part.counters),
+        *("spool_batches", "spool_bytes", "kept_batches", "kept_bytes", "waiting"),
+        *(n for part in (uplink, spool, offset, batcher, Outbox(spool, nothing, clock=clock)) for n in part.counters),
         *(f"link_{name}" for name in link.counters),
     }
     assert rows(section(read("reference/wire.md"), "Status"), "Counter of the agent").keys() == counters
@@ -267,9 +283,7 @@ def test_every_route_stands_in_the_http_api_with_who_may_call_it() -> None:
 
 def test_every_counter_of_ingest_stands_in_the_http_api() -> None:
     ingest = Ingest(
-        url="mqtt://127.0.0.1",
-        user="hub",
-        password="",
+        access=HubAccess("mqtt://127.0.0.1", "hub", ""),
         store=None,  # type: ignore[arg-type] - nothing is stored
         kits=dict,
         clock=SystemClock(),

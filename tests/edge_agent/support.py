@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from edge_agent.source import Reading, SourceContext
+from edge_agent.batcher import Encoded
+from edge_agent.clock_offset import Moment
+from edge_agent.source import Frame, Reading, SourceContext
 from firmware_bridge.mqtt_link import MqttLink
-from lab_contract.batch import digest, unpack
-from lab_contract.messages import Ack, EdgeStatus, Quarantined, dump, load_status
+from lab_contract.batch import EVENT_STREAM, Gap, GapReason, Shape, digest, unpack
+from lab_contract.messages import Ack, EdgeStatus, Quarantined, Time, dump, load_probe, load_status
 from lab_contract.topics import Kind, every_edge, parse, topic
-from tests.small_kit import NOW, SECOND, event_bytes
+from tests.small_kit import KIT, NOW, SECOND, event_bytes, frame_bytes
 
 
 class FakeClock:
@@ -31,6 +35,13 @@ class FakeClock:
 
     def monotonic_ns(self) -> int:
         return self.passed_ns
+
+    def now(self) -> Moment:
+        return Moment(self.utc_ns, self.passed_ns)
+
+    def set_s(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self.utc_ns += round(seconds * SECOND)
 
     def pass_s(self, seconds: float) -> None:
         self.utc_ns += round(seconds * SECOND)
@@ -47,6 +58,37 @@ async def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
 def one_event(epoch: int, seq: int, edge: str = "edge-1") -> bytes:
     """A whole batch with this id."""
     return event_bytes(seq, [(NOW + seq, "line.pressure", float(seq))], edge=edge, epoch=epoch)
+
+
+def an_event(epoch: int, seq: int, n: int | None = None) -> Encoded:
+    """The same as the batcher hands it on, with the time of the `n`-th event."""
+    t = NOW + (seq if n is None else n)
+    data = event_bytes(seq, [(t, "line.pressure", float(seq))], edge="edge-1", epoch=epoch)
+    return Encoded(seq, data, KIT, EVENT_STREAM, Shape.EVENT, 1, t, t)
+
+
+FRAME_SAMPLES = 5
+FRAME_NS = FRAME_SAMPLES * 4_000_000
+
+
+def a_frame(epoch: int, seq: int, n: int) -> Encoded:
+    """The `n`-th frame of a stream at 250 Hz."""
+    t = [NOW + n * FRAME_NS + i * 4_000_000 for i in range(FRAME_SAMPLES)]
+    return Encoded(seq, frame_bytes(seq, t, epoch=epoch), KIT, "eeg", Shape.FRAME, FRAME_SAMPLES, t[0], t[-1])
+
+
+def frame(first: int, n: int, lost: int = 0) -> Frame:
+    """Samples number `first` to `first + n - 1` of that stream."""
+    t = NOW + np.arange(first, first + n, dtype=np.int64) * 4_000_000
+    return Frame("eeg", t, np.zeros((2, n), np.float32), lost)
+
+
+def gaps_in(data: bytes) -> list[Gap]:
+    """The gaps of a gap batch."""
+    batch = unpack(data)
+    assert batch.header.shape is Shape.GAP
+    rows = pa.ipc.open_stream(batch.payload).read_all().to_pylist()
+    return [Gap(r["stream"], r["t_from"], r["t_to"], GapReason(r["reason"]), r["count"]) for r in rows]
 
 
 class ReplaySettings(BaseModel):
@@ -118,11 +160,13 @@ class SmallHub:
         self.deaf_to: Callable[[int], bool] = lambda _seq: False
         """Batches that are not acknowledged, by the count of batches heard so far."""
         self.aside: set[int] = set()
+        self.clock: Callable[[], int] | None = None
+        """UTC ns; None: probes are not answered."""
         self.connected = False
         self.link = MqttLink(
             url, client_id="small-hub", on_message=self._heard, on_connection=self._changed, rng=random.Random(1)
         )
-        for kind in (Kind.UP, Kind.STATUS):
+        for kind in (Kind.UP, Kind.STATUS, Kind.PROBE):
             self.link.subscribe(every_edge(kind))
 
     def __enter__(self) -> SmallHub:
@@ -139,6 +183,12 @@ class SmallHub:
         where = parse(name)
         if where.kind is Kind.STATUS:
             self.statuses.append(load_status(payload))
+            return
+        if where.kind is Kind.PROBE:
+            if self.clock is not None:
+                now = self.clock()
+                answer = Time(id=load_probe(payload).id, received_ns=now, answered_ns=now)
+                self.link.publish(topic(where.edge, Kind.TIME), dump(answer))
             return
         header = unpack(payload).header
         self.order.append(header.id)

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.batcher import EVENT_LINGER_MS, MOST_EVENTS, MOST_SAMPLES, Batcher, Encoded
+from edge_agent.clock_offset import NO_OFFSET, Offset
 from edge_agent.source import Event, Frame
-from lab_contract.batch import MAX_BYTES, Shape, unpack
+from lab_contract.batch import CLOCK_UNKNOWN, MAX_BYTES, Shape, unpack
 from tests.small_kit import NOW, SECOND, model
 
 MS = 1_000_000
@@ -32,6 +33,11 @@ def rows(batches: Sequence[Encoded], shape: Shape) -> list[dict[str, Any]]:
         batch = unpack(encoded.data)
         assert batch.header.seq == encoded.seq
         assert (batch.header.edge, batch.header.kit, batch.header.epoch) == ("edge-1", "kit-1", 5)
+        assert (batch.header.stream, batch.header.shape, batch.header.rows) == (
+            encoded.stream, encoded.shape, encoded.rows
+        )  # fmt: skip
+        t = pa.ipc.open_stream(batch.payload).read_all()["t"].to_numpy()
+        assert (t.min(), t.max(), encoded.kit) == (encoded.t_first, encoded.t_last, "kit-1")
         if batch.header.shape is shape:
             found += pa.ipc.open_stream(batch.payload).read_all().to_pylist()
     return found
@@ -179,3 +185,16 @@ def test_nulls_texts_and_all_three_times_come_through() -> None:
             "t_receipt": NOW + 2,
         }
     ]
+
+
+def test_each_batch_bears_the_clock_offset_and_no_time_is_changed() -> None:
+    """Where it is missing nobody can tell afterwards how late a workshop's clock was."""
+    offsets = [Offset(-3600 * SECOND, 5), NO_OFFSET]
+    batcher = a_batcher(offset=lambda: offsets.pop(0))
+    batcher.add([event(1)], 0, NOW)
+    batcher.add(frame(0, 3), 0, NOW)
+    first, second = batcher.take(None)
+    header = unpack(first.data).header
+    assert (header.clock_offset_ns, header.clock_uncertainty_ns) == (-3600 * SECOND, 5)
+    assert unpack(second.data).header.clock_uncertainty_ns == CLOCK_UNKNOWN
+    assert [row["t"] for row in rows([first], Shape.EVENT)] == [NOW + 1]

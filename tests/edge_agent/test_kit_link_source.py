@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from edge_agent.errors import SourceMisconfigured, SourceUnavailable
-from edge_agent.source import Event, Reading
+from edge_agent.source import Event, Lost, Reading
 from edge_agent.sources.kit_link import NO_VALUE, Address, KitLinkSource
 from firmware_bridge import kit_link
 from firmware_bridge.framing import Frame, encode
@@ -30,7 +30,12 @@ def wire(message: kit_link.Message, seq: int = 0) -> bytes:
 class Events(dict[str, list[Event]]):
     """Events by channel."""
 
+    losses = 0
+
     def add(self, reading: Reading) -> None:
+        if isinstance(reading, Lost):
+            self.losses += 1
+            return
         assert isinstance(reading, list)
         for event in reading:
             self.setdefault(event.channel, []).append(event)
@@ -182,6 +187,21 @@ async def test_hostile_frames_cost_themselves_and_nothing_else() -> None:
         assert source.counters["unknown"] == 1
         assert source.counters["bad_frames"] == 2
         assert source.counters["garbage_bytes"] == 703
+
+
+async def test_packets_that_are_missing_are_said_before_what_came_behind_them() -> None:
+    """A hole in the drive's values would look like a drive that stood still."""
+    controller = Controller()
+    async with scripted(controller) as source:
+        await source.open()
+        async with collected(source) as got:
+            controller.port.write(wire(battery(1000, 24.0), 1) + wire(battery(1100, 24.1), 2))
+            await until(lambda: got.count("drive.battery_v") == 2)
+            before = got.losses
+            controller.port.write(wire(battery(1400, 24.2), 5))
+            await until(lambda: got.count("drive.battery_v") == 3)
+            assert got.losses == before + 1
+        assert source.counters["lost"] >= 2
 
 
 async def test_a_controller_that_started_anew_keeps_the_right_time() -> None:

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from edge_agent.clock import SystemClock
 from edge_agent.errors import SourceMisconfigured, SourceUnavailable
-from edge_agent.source import BoundChannel, Event, Frame, Reading, SourceContext
+from edge_agent.source import BoundChannel, Event, Frame, Lost, Reading, SourceContext
 from edge_agent.sources.mqtt import BAD, MAX_PAYLOAD, Address, MqttSource, Settings
 from firmware_bridge.mqtt_link import MqttLink
+from lab_contract.batch import GapReason
 from lab_contract.kit import KitModel, builtin_kit_models
 from simulators.robot_cell import RobotCellSimulator
 from simulators.robot_kinematics import forward
@@ -111,7 +112,7 @@ async def until(readings: AsyncIterator[Reading], enough: Callable[[list[Event],
             reading = await anext(readings)
             if isinstance(reading, Frame):
                 frames.append(reading)
-            else:
+            elif isinstance(reading, list):
                 events.extend(reading)
     return events, frames
 
@@ -236,6 +237,19 @@ async def test_missing_samples_are_reported_with_the_frame_after_the_gap(broker:
     assert before == 2
 
 
+async def test_states_that_are_missing_are_said_before_what_came_behind_them(broker: Broker) -> None:
+    """A guard that was opened and closed in the missing message would never have been open."""
+    source = source_for(broker.url)
+    async with opened(source) as readings, publisher(broker.url) as send:
+        for seq in (1, 2, 5):
+            send("temperature", {"seq": seq, "axis": [20.0 + seq] * 6})
+        found: list[Reading] = []
+        async with asyncio.timeout(20):
+            while source.counters["messages"] < 3:
+                found.append(await anext(readings))
+    assert Lost(GapReason.COUNTER_JUMP) in found
+
+
 async def test_a_restarted_robot_or_a_mad_number_is_a_new_count_and_no_loss(broker: Broker) -> None:
     source = source_for(broker.url)
     async with opened(source) as readings, publisher(broker.url) as send:
@@ -270,25 +284,30 @@ MALFORMED = [
     b'{"x":' + b"9" * 5000 + b"}",
     b"0" * (MAX_PAYLOAD + 1),
 ]
-WRONG = [
-    tcp(1, x="fast"),
-    tcp(2, x=True),
-    tcp(3, x=[1]),
-    tcp(4, x=10**400),
-    {k: v for k, v in tcp(5).items() if k != "x"},
-    tcp(6, x=1e39),
-    tcp("six"),  # type: ignore[arg-type]
-    tcp(-7),
-    tcp(True),
-]
+
+
+def wrong() -> list[Any]:
+    """Made when they are sent: a time of minutes ago would be another fault."""
+    return [
+        tcp(1, x="fast"),
+        tcp(2, x=True),
+        tcp(3, x=[1]),
+        tcp(4, x=10**400),
+        {k: v for k, v in tcp(5).items() if k != "x"},
+        tcp(6, x=1e39),
+        tcp("six"),  # type: ignore[arg-type]
+        tcp(-7),
+        tcp(True),
+    ]
 
 
 async def test_hostile_payloads_cost_themselves_and_nothing_else(broker: Broker) -> None:
+    sent_wrong = wrong()
     source = source_for(broker.url)
     async with opened(source) as readings, publisher(broker.url) as send:
         for payload in MALFORMED:
             send("tcp", payload)
-        for body in WRONG:
+        for body in sent_wrong:
             send("tcp", body)
         send("tcp", b"[1, 2]")
         send("tcp", tcp(8, t_ns=0))
@@ -298,7 +317,7 @@ async def test_hostile_payloads_cost_themselves_and_nothing_else(broker: Broker)
         _, frames = await until(readings, lambda _events, frames: bool(frames) and frames[-1].values[0, -1] == 42.0)
     counters = source.counters
     assert counters["malformed"] == len(MALFORMED)
-    assert counters["bad_values"] == len(WRONG) + len(MODEL.stream_by_id["tcp"].channels)
+    assert counters["bad_values"] == len(sent_wrong) + len(MODEL.stream_by_id["tcp"].channels)
     assert counters["bad_times"] == 2
     assert counters["bad_quality"] == 1
     assert source.facts["last_fault"] == "tcp: t_ns: expected UTC ns, found 'now'; time of receipt used"

@@ -19,13 +19,16 @@ import pytest_asyncio
 from asyncua import Node, Server, ua
 
 from edge_agent.errors import SourceMisconfigured, SourceUnavailable
+from edge_agent.source import Lost
 from edge_agent.sources.opcua import OpcuaSource
+from lab_contract.batch import GapReason
 from simulators.plc_line import PlcLineSimulator
 from simulators.plc_model import PlcLineModel
 from tests.opcua_parts import (
     PLC_LINE,
     counters_model,
     event_of,
+    events_and_losses,
     events_until,
     make_certificate,
     opcua_source,
@@ -204,8 +207,10 @@ async def test_overflow_is_counted_and_leaves_the_value_good(bench: Bench) -> No
     async with opened(bench.source(["C2"])) as source:
         overflowed = ua.StatusCode(0x00000480)
         await bench.write("C2", double(4.0, StatusCode=overflowed))
-        event = await event_of(source, "c.c2", lambda event: event.value == 4)
-        assert event.quality == 0
+        events, losses = await events_and_losses(source, lambda seen: any(event.value == 4 for event in seen))
+        assert events[-1].quality == 0
+        assert losses == [Lost(GapReason.OVERFLOW)]
+        await bench.write("C2", double(5.0))  # the other tests have the same server
         assert source.counters["overflow"] == 1
         assert source.counters["bad_quality"] == 0
 
@@ -219,9 +224,10 @@ async def test_what_a_busy_edge_must_drop_is_counted(bench: Bench) -> None:
                 await bench.write(name, double(100.0 + count))
             await until(lambda taken=300 * count: source.counters["values"] >= taken)
         await bench.write("C0", double(-1.0))
-        events = await events_until(source, lambda seen: any(event.value == -1.0 for event in seen))
+        events, losses = await events_and_losses(source, lambda seen: any(event.value == -1.0 for event in seen))
         dropped = source.counters["local_drops"]
         assert dropped > 0
+        assert sum(lost.count or 0 for lost in losses) == dropped
         assert len(events) + dropped == source.counters["values"]
         assert len(events) <= 1000 + 300
 

@@ -7,21 +7,26 @@ import functools
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_agent import uplink as uplink_module
+from edge_agent.batcher import Encoded
+from edge_agent.clock_offset import ClockOffset, Offset
 from edge_agent.health import Health
-from edge_agent.spool import Spool
+from edge_agent.spool import Spool, Spooled
 from edge_agent.uplink import Uplink
 from firmware_bridge.mqtt_link import MqttLink
-from lab_contract.messages import Ack, ConnectionStatus, KitStatus, dump
-from lab_contract.topics import Kind, topic
+from lab_contract.batch import EVENT_STREAM, HEADER, Shape, pack, unpack
+from lab_contract.messages import Ack, ConnectionStatus, Kept, KitStatus, Replay, dump
+from lab_contract.topics import Kind, parse, topic
 from tests.brokers import Broker, mosquitto, nats
-from tests.edge_agent.support import FakeClock, SmallHub, one_event, until
+from tests.edge_agent.support import FakeClock, SmallHub, a_frame, an_event, one_event, until
 from tests.hostile_wire import ACKS
+from tests.small_kit import KIT, NOW, SECOND, event_bytes
 
 pytestmark = pytest.mark.real
 EVERYTHING = 2**62
@@ -42,10 +47,13 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 class Edge:
     """Spool and uplink of one edge; the clock stands still unless a test moves it."""
 
-    def __init__(self, folder: Path, url: str, **changes: Any) -> None:
+    def __init__(self, folder: Path, url: str, keep_hours: float = 0, **changes: Any) -> None:
         self.clock = FakeClock()
         self.health = Health(self.clock)
-        self.spool = Spool(folder / "edge-data", clock=self.clock, limit_bytes=10**9)
+        self.offset = ClockOffset(self.clock)
+        self.spool = Spool(
+            folder / "edge-data", edge="edge-1", clock=self.clock, limit_bytes=10**9, keep_hours=keep_hours
+        )
         self.url = url
         self.changes = changes
         self.states = ["connecting"]
@@ -68,18 +76,22 @@ class Edge:
             counters=lambda: {"outbox_dropped": 0},
             health=self.health,
             clock=self.clock,
+            offset=self.offset,
             make_link=functools.partial(MqttLink, self.url, rng=random.Random(1)),
             **self.changes,
         )
 
     async def send(self, count: int) -> set[tuple[str, int, int]]:
         """Append and offer, as the outbox does."""
-        batches = [(seq, one_event(self.spool.epoch, seq)) for seq in (self.spool.take_seq() for _ in range(count))]
-        self.uplink.offer(await self.spool.append(batches))
-        return {("edge-1", self.spool.epoch, seq) for seq, _ in batches}
+        batches = [an_event(self.spool.epoch, self.spool.take_seq()) for _ in range(count)]
+        self.uplink.appended(await self.spool.append(batches))
+        return {("edge-1", self.spool.epoch, batch.seq) for batch in batches}
+
+    async def waiting(self) -> list[Spooled]:
+        return (await self.spool.pending(0, EVERYTHING, 10_000)).batches
 
     async def is_empty(self) -> bool:
-        return not await self.spool.pending(0, EVERYTHING, 1)
+        return not await self.waiting()
 
 
 @asynccontextmanager
@@ -103,7 +115,7 @@ async def test_a_batch_is_let_go_only_when_the_hub_has_acknowledged_it(tmp_path:
             sent = await edge.send(3)
             await until(lambda: len(hub.batches) == 3 and edge.uplink.counters["acknowledged"] == 2)
             assert set(hub.batches) == sent
-            (kept,) = await edge.spool.pending(0, EVERYTHING, 10)
+            (kept,) = await edge.waiting()
             assert kept.data == hub.batches["edge-1", kept.epoch, kept.seq]
             assert edge.health.link_rtt_ms() == 0
 
@@ -233,7 +245,7 @@ async def test_a_hub_with_another_store_gets_the_batches_but_nothing_is_let_go(
             hub.store_id = "store-2"
             await edge.send(2)
             await until(lambda: edge.spool.counters["foreign_acks"] == 2)
-            assert len(await edge.spool.pending(0, EVERYTHING, 10)) == 2
+            assert len(await edge.waiting()) == 2
             edge.clock.pass_s(5)
             await until(lambda: hub.statuses[-1].counters.get("foreign_acks"))
     assert "not the store store-1" in caplog.text
@@ -260,7 +272,7 @@ async def test_a_broken_acknowledgement_is_counted_and_ignored(tmp_path: Path, b
             hostile = [*(ack.data for ack in ACKS), b"[]", b"\xff", dump(Ack(store_id="s", epoch=1))[:-1]]
             for payload in hostile:
                 hub.link.publish(topic("edge-1", Kind.ACK), payload)
-            await until(lambda: edge.uplink.counters["bad_acks"] == len(hostile))
+            await until(lambda: edge.uplink.counters["bad_messages"] == len(hostile))
             await edge.send(1)
             await until(lambda: edge.uplink.counters["acknowledged"] == 1)
 
@@ -310,3 +322,157 @@ async def test_a_refused_sign_in_is_said_once(tmp_path: Path, caplog: pytest.Log
             await edge.send(1)
             assert not edge.uplink.connected
     assert caplog.text.count("not connected") == 1
+
+
+# Clocks, replay, room.
+
+
+async def test_the_clock_is_compared_with_the_hubs_and_told_with_the_status(tmp_path: Path, broker: Broker) -> None:
+    """Without it a workshop PC that is an hour late would shift its curves against those of all others."""
+    with SmallHub(broker.url) as hub:
+        async with running(Edge(tmp_path, broker.url)) as edge:
+            hub.clock = lambda: edge.clock.utc_ns + 3600 * SECOND
+            await until(lambda: hub.connected and edge.uplink.connected)
+            edge.clock.pass_s(11)
+            edge.uplink._wake.set()
+            await until(lambda: edge.offset.counters["clock_rounds"] == 1)
+            assert edge.offset.offset() == Offset(3600 * SECOND, 1)
+            edge.clock.pass_s(5)
+            await until(lambda: hub.statuses and hub.statuses[-1].clock_uncertainty_ns == 1)
+            assert hub.statuses[-1].clock_offset_ns == 3600 * SECOND
+
+
+async def test_a_hub_restored_from_a_backup_gets_again_what_it_lacks_behind_live_batches(
+    tmp_path: Path, each_broker: Broker
+) -> None:
+    with SmallHub(each_broker.url) as hub:
+        async with running(Edge(tmp_path, each_broker.url, keep_hours=24)) as edge:
+            await until(lambda: hub.connected and edge.uplink.connected)
+            await edge.send(100)
+            await until(lambda: edge.uplink.counters["acknowledged"] == 100)
+            epoch = edge.spool.epoch
+
+            def told_what_is_kept() -> bool:
+                edge.clock.pass_s(0.1)
+                return bool(hub.statuses) and hub.statuses[-1].kept == (Kept(epoch=epoch, first=0, last=99),)
+
+            await until(told_what_is_kept)
+            for key in [("edge-1", epoch, seq) for seq in range(30, 90)]:
+                del hub.batches[key]
+            hub.order.clear()
+            request = Replay(store_id=hub.store_id, epoch=epoch, ranges=((30, 59), (60, 89)))
+            foreign = Replay(store_id="another", epoch=epoch, ranges=((0, 9),))
+            for one in (foreign, request):
+                hub.link.publish(topic("edge-1", Kind.REPLAY), dump(one))
+            await until(lambda: edge.spool.counters["replayed"] == 60)
+
+            def all_here() -> bool:
+                edge.clock.pass_s(0.01)
+                return len(hub.batches) == 100 and edge.uplink.counters["acknowledged"] == 160
+
+            await until(all_here)
+            assert sorted(seq for _, _, seq in hub.order) == list(range(30, 90))
+            assert edge.spool.counters["foreign_replays"] == 1
+            assert await edge.is_empty()
+
+
+async def test_what_the_spool_had_to_drop_is_not_sent_after_all(tmp_path: Path, broker: Broker) -> None:
+    """Its gap has been told: a chart would show both a gap and data in it."""
+    edge = Edge(tmp_path, broker.url)
+    edge.spool = Spool(
+        tmp_path / "small", edge="edge-1", clock=edge.clock, limit_bytes=20 * len(a_frame(2**60, 1, 1).data)
+    )
+    with SmallHub(broker.url) as hub:
+        hub.deaf_to = lambda _: True
+        async with running(edge):
+            await until(lambda: hub.connected and edge.uplink.connected)
+            for i in range(40):
+                edge.uplink.appended(await edge.spool.append([a_frame(edge.spool.epoch, edge.spool.take_seq(), i)]))
+            await until(lambda: len(hub.batches) == 40)
+            dropped = edge.spool.counters["spool_dropped"]
+            assert dropped >= 20
+            assert len(edge.uplink._inflight) == 40 - dropped
+            hub.deaf_to = lambda _: False
+            hub.batches.clear()
+            edge.clock.pass_s(4)
+            await until(lambda: not edge.uplink._inflight)
+            assert sorted(unpack(data).header.seq for data in hub.batches.values()) == list(range(dropped, 40))
+
+
+async def test_the_backlog_is_read_ahead_in_pieces_of_bounded_bytes(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edge with a day of backlog on a small PC would run out of memory."""
+    monkeypatch.setattr("edge_agent.spool.READ_MOST_BYTES", 20_000)
+    monkeypatch.setattr(uplink_module, "BACKLOG_AHEAD_BYTES", 10_000)
+    before = Edge(tmp_path, broker.url)
+    await before.open()
+    await before.send(300)
+    await before.spool.close()
+    most = 0
+    with SmallHub(broker.url) as hub:
+        async with running(Edge(tmp_path, broker.url)) as edge:
+
+            def all_here() -> bool:
+                nonlocal most
+                most = max(most, sum(len(one.data) for one in edge.uplink._backlog))
+                assert sum(len(one.data) for one in edge.uplink._backlog) == edge.uplink._backlog_bytes
+                edge.clock.pass_s(0.01)
+                return len(hub.batches) == 300 and edge.uplink.counters["acknowledged"] >= 300
+
+            await until(all_here)
+    assert 0 < most <= 32_000
+
+
+class QuickHub(SmallHub):
+    """Acknowledges some at once, and looks at no more than the id."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.seqs: set[int] = set()
+        self.copies = 0
+        self._unsaid: list[int] = []
+
+    def _heard(self, name: str, payload: bytes) -> None:
+        if parse(name).kind is not Kind.UP:
+            return
+        epoch, seq = HEADER.unpack_from(payload)[8:10]
+        self.copies += seq in self.seqs
+        self.seqs.add(seq)
+        self._unsaid.append(seq)
+        if len(self._unsaid) == 25 or len(self.seqs) >= LONGER_THAN_PAHO:
+            ack = Ack(store_id="s", epoch=epoch, stored=tuple(self._unsaid))
+            self.link.publish(topic("edge-1", Kind.ACK), dump(ack))
+            self._unsaid = []
+
+
+LONGER_THAN_PAHO = 66_000
+
+
+@pytest.mark.timeout(240)
+async def test_a_backlog_of_more_than_65535_batches_arrives_whole(tmp_path: Path, broker: Broker) -> None:
+    """paho numbers what it holds with 16 bits; a night without the hub is longer."""
+    edge = Edge(tmp_path, broker.url, window=200, backlog_bytes_s=2**40)
+    await edge.open()
+    small = event_bytes(0, [(NOW, "line.good", 1.0)])
+    batch = unpack(small)
+    for first in range(0, LONGER_THAN_PAHO, 2000):
+        headers = [replace(batch.header, epoch=edge.spool.epoch, seq=first + i) for i in range(2000)]
+        encoded = [pack(header, bytes(batch.payload)) for header in headers]
+        kind = (KIT, EVENT_STREAM, Shape.EVENT, 1, NOW, NOW)
+        await edge.spool.append([Encoded(first + i, data, *kind) for i, data in enumerate(encoded)])
+    with QuickHub(broker.url) as hub:
+        await until(lambda: hub.connected)
+        task = asyncio.create_task(edge.uplink.run())
+
+        def all_here() -> bool:
+            edge.clock.pass_s(0.005)
+            return len(hub.seqs) == LONGER_THAN_PAHO and edge.uplink.counters["acknowledged"] >= LONGER_THAN_PAHO
+
+        await until(all_here, 200)
+        assert await edge.is_empty()
+        assert hub.copies < 1000
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await edge.spool.close()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import random
 import secrets
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,9 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from firmware_bridge.mqtt_link import BrokerAddress, MqttLink, parse_url
+from firmware_bridge.mqtt_link import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MOST_S,
+    BrokerAddress,
+    MqttLink,
+    backoff_s,
+    parse_url,
+)
 from tests.brokers import Broker, free_port, mosquitto, nats
 
 WAIT_S = 15.0
@@ -242,3 +257,141 @@ def test_addresses(url: str, address: BrokerAddress) -> None:
 def test_wrong_addresses_name_the_expected_form(url: str) -> None:
     with pytest.raises(ValueError, match="expected mqtt://host:port"):
         parse_url(url)
+
+
+class Meddler:
+    """A TCP proxy in front of a broker, which can put bytes of its own into what the broker says."""
+
+    def __init__(self, port: int) -> None:
+        self._broker = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                broker = socket.create_connection(("127.0.0.1", self._broker))
+                self._ends += [client, broker]
+                for source, sink in ((client, broker), (broker, client)):
+                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def inject(self, data: bytes) -> None:
+        """To the newest client."""
+        self._ends[-2].sendall(data)
+
+    def close(self) -> None:
+        for end in (self._server, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_packets_that_make_no_sense_cost_no_more_than_a_reconnect(tmp_path: Path) -> None:
+    longer_than_itself, no_utf_8 = b"\x30\x04\xff\xffab", b"\x30\x04\0\x01\xffx"
+    with mosquitto(tmp_path) as broker:
+        meddler = Meddler(broker.port)
+        try:
+            with connected(meddler.url, "a") as listener, connected(broker.url) as sender:
+                meddler.inject(no_utf_8)
+                meddler.inject(longer_than_itself)
+                assert listener.down.wait(WAIT_S)
+                assert listener.up.wait(WAIT_S)
+                assert listener.link.counters["callback_errors"] == 1
+                assert sender.link.publish("a", b"after")
+                assert listener.next() == ("a", b"after")
+        finally:
+            meddler.close()
+
+
+def test_a_fault_that_ends_the_network_thread_is_counted_and_the_link_made_anew(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """paho's thread ends over it with nobody told: the edge would call itself connected for ever and send nothing."""
+    handle = paho.Client._handle_publish
+    faults = [ZeroDivisionError("a bug")]
+
+    def faulty(client: paho.Client) -> Any:
+        if faults:
+            raise faults.pop()
+        return handle(client)
+
+    with connected(broker.url, "a") as listener, connected(broker.url) as sender:
+        monkeypatch.setattr(paho.Client, "_handle_publish", faulty)
+        assert sender.link.publish("a", b"poison", qos=0)
+        assert listener.down.wait(WAIT_S)
+        assert "ZeroDivisionError" in listener.said[1][1]
+        assert listener.up.wait(WAIT_S)
+        assert listener.link.counters["network_faults"] == 1
+        assert sender.link.publish("a", b"food")
+        assert listener.next()[1] in (b"poison", b"food")
+
+
+def test_a_link_that_stands_and_passes_nothing_on_is_made_anew(broker: Broker) -> None:
+    """A broker that has forgotten a subscription answers pings all the same: only messages prove that messages pass."""
+    with connected(broker.url, "a", silent_s=0.5) as listener:
+        assert listener.down.wait(WAIT_S)
+        assert "nothing heard for 0.5 s" in listener.said[1][1]
+        assert listener.up.wait(WAIT_S)
+        assert listener.link.counters["silences"] == 1
+
+
+def test_a_link_on_which_messages_come_is_left_alone(broker: Broker) -> None:
+    with connected(broker.url, "a", silent_s=1.5) as listener, connected(broker.url) as sender:
+        until = time.monotonic() + 3.5
+        while time.monotonic() < until:
+            assert sender.link.publish("a", b"beat")
+            assert listener.next() == ("a", b"beat")
+            assert not listener.down.wait(0.2)
+        assert listener.link.counters["silences"] == 0
+
+
+def test_what_a_stuck_broker_does_not_take_stays_with_the_caller(tmp_path: Path) -> None:
+    """paho would queue in RAM without bound, and drop without a word past 65,535."""
+    with (
+        mosquitto(tmp_path) as broker,
+        connected(broker.url, "a") as listener,
+        connected(broker.url, max_inflight=20) as sender,
+    ):
+        os.kill(broker.pid, signal.SIGSTOP)
+        taken = [n for n in range(50) if sender.link.publish("a", b"%d" % n)]
+        assert taken == list(range(20))
+        assert sender.link.counters["refused_publishes"] == 30
+        os.kill(broker.pid, signal.SIGCONT)
+        assert [listener.next() for _ in taken] == [("a", b"%d" % n) for n in taken]
+
+
+def test_a_link_to_a_stuck_broker_stops_in_time(tmp_path: Path) -> None:
+    """An edge that is told to stop would hang with its buffer full of what nobody takes."""
+    with mosquitto(tmp_path) as broker, connected(broker.url, max_inflight=200) as sender:
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            for _ in range(200):
+                sender.link.publish("a", bytes(100_000))
+            begin = time.monotonic()
+            sender.link.stop()
+            assert time.monotonic() - begin < 4
+            assert sender.link._thread is not None
+            assert not sender.link._thread.is_alive()
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+
+
+@given(attempt=st.integers(0, 1000), seeds=st.lists(st.integers(), min_size=2, max_size=2, unique=True))
+def test_no_two_links_knock_at_the_same_pace(attempt: int, seeds: list[int]) -> None:
+    """A hundred edges that lost one broker would come back in the same instant, again and again."""
+    first, second = (random.Random(seed) for seed in seeds)
+    pauses = [backoff_s(min(attempt, 60), first), backoff_s(min(attempt, 60), second)]
+    assert pauses[0] != pauses[1] or first.getstate() == second.getstate()
+    least = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(attempt, 60)) / 2
+    assert all(least <= pause <= BACKOFF_MOST_S for pause in pauses)

@@ -50,6 +50,8 @@ class HandClock:
 class IdleLine:
     """Stands in for broker, store and ingest where a test is about people: those have tests of their own."""
 
+    store_trouble = ""
+
     def __init__(self) -> None:
         self.reloads = 0
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.live.alarms import KitAlarms, compare
+from hub.live.alarm_rules import compare
+from hub.live.alarms import KitAlarms
 from lab_contract.kit import Channel, KitModel, Severity, builtin_kit_models
 from tests.small_kit import NOW, SECOND, model
 
@@ -233,6 +234,65 @@ def test_frames_tell_a_standstill_as_single_samples_do(
             by_frame.advance(int(t[piece][-1]))
             by_sample.advance(int(t[piece][-1]))
         assert by_frame.active() == by_sample.active()
+
+
+CHANGES = {
+    "line.state": [(0.0, "Idle"), (1.0, "Execute"), (2.0, "Aborted")],
+    "line.estop": [(0.0, None), (1.0, None), (None, None)],
+    "line.pressure": [(0.6, None), (0.44, None), (0.46, None), (0.3, None), (None, None)],
+    "line.encoder": [(7.0, None), (8.0, None)],
+    "eeg.a": [(0.0, None), (160.0, None), (-151.0, None)],
+    "line.good": [(10.0, None), (30.0, None)],
+    "line.reject": [(1.0, None), (9.0, None)],
+    "line.program": [(None, "part A"), (None, None)],
+}
+
+
+@settings(deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from([(channel, *sample) for channel, samples in CHANGES.items() for sample in samples]),
+            st.integers(0, 1500),
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+    cuts=st.lists(st.integers(1, 20), min_size=1, max_size=10),
+    terms=st.sampled_from(
+        [[("line.state", "eq", "Execute")], [("line.pressure", "gt", 0.4)], [("line.good", "ge", 10)]]
+    ),
+)
+def test_batches_of_changes_raise_what_single_samples_raise(
+    steps: list[tuple[tuple[str, float | None, str | None], int]], cuts: list[int], terms: list[tuple[str, str, object]]
+) -> None:
+    """The quick look at a batch of PLC changes must not overlook an emergency stop between two others."""
+    document = model().model_dump(by_alias=True)
+    jam = next(channel for channel in document["channels"] if channel["id"] == "line.encoder")["alarms"][0]
+    jam["condition"]["only_while"] = [{"channel": name, "op": op, "value": value} for name, op, value in terms]
+    kit = KitModel.model_validate(document)
+    by_batch, by_sample = KitAlarms(kit), KitAlarms(kit)
+    ids_of = list(CHANGES)
+    t = NOW + np.cumsum([pause for _, pause in steps]) * 1_000_000
+    start = 0
+    for cut in [*cuts, len(steps)]:
+        piece = steps[start : start + cut]
+        at = t[start : start + cut]
+        start += cut
+        if not piece:
+            continue
+        for ((channel, value, text), _), when in zip(piece, at.tolist(), strict=True):
+            by_sample.sample(channel, when, value, text)
+        by_batch.events(
+            ids_of,
+            np.array([ids_of.index(channel) for (channel, _, _), _ in piece], dtype=np.int32),
+            at,
+            np.array([np.nan if value is None else value for (_, value, _), _ in piece]),
+            [text for (_, _, text), _ in piece],
+        )
+        for alarms in (by_batch, by_sample):
+            alarms.advance(int(at[-1]))
+        assert by_batch.active() == by_sample.active()
 
 
 @pytest.mark.parametrize("name", sorted(builtin_kit_models()))

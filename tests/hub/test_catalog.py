@@ -40,6 +40,7 @@ def test_an_edge_may_use_its_own_topics_and_those_of_its_workshops_equipment(cat
     assert tashkent.publish == (
         "lab/v1/tas-1/up",
         "lab/v1/tas-1/up/reply",
+        "lab/v1/tas-1/up/probe",
         "lab/v1/tas-1/status",
         "equipment/robot-1/#",
     )

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import bcrypt
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_bridge.mqtt_link import MqttLink
-from hub.broker.config import edge_account
-from hub.broker.nats import NatsBroker
-from hub.clock import SystemClock
 from hub.ingest.decode import decode
 from hub.ingest.inbox import Inbox, Message
-from hub.ingest.service import Ingest
-from hub.store import open_store
-from hub.store.base import DecodedBatch, DecodedEvents, DecodedFrame, Outcome, StoreUnavailable, TelemetryStore
+from hub.store.base import DecodedEvents, DecodedFrame
 from lab_contract.batch import HEADER_BYTES, digest
 from lab_contract.errors import BatchRejected, MessageInvalid
-from lab_contract.messages import Ack, EdgeStatus, dump, load_ack, load_status
+from lab_contract.messages import EdgeStatus, dump, load_ack, load_status
 from tests.hostile_wire import ACKS, BATCHES, EVENTS, FRAME, STATUSES, Hostile, event_arrow, frame_arrow, sealed
+from tests.hub.ingest_line import Line, acknowledged, until
 from tests.hub.support import kits
 from tests.small_kit import EDGE, EEG, KIT, NOW, SECOND, event_bytes
-
-WAIT_S = 15.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def names(case: Hostile) -> str:
@@ -125,84 +107,11 @@ def test_inbox_refuses_past_its_bound_and_gives_bursts() -> None:
     assert not inbox.put(Message("e", b"x", 2))
 
 
-class BrokenStore:
-    """A store that cannot write while `broken`; the rest is the real one."""
-
-    def __init__(self, store: TelemetryStore) -> None:
-        self._store = store
-        self.broken = False
-        self.failures = 0
-
-    def append(self, batches: Sequence[DecodedBatch]) -> list[Outcome]:
-        if self.broken:
-            self.failures += 1
-            raise StoreUnavailable("no space left on device")
-        return self._store.append(batches)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
-
-
-class Line:
-    """Broker, store and ingest with one edge's link, as the tests see them."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
-        self.broker = NatsBroker(folder / "broker", port)
-        self.broker.start([edge_account("e", EDGE, hashed)])
-        self.store = BrokenStore(open_store(f"duckdb:///{folder / 'telemetry.duckdb'}"))
-        self.committed: list[DecodedBatch] = []
-        self.statuses: list[EdgeStatus] = []
-        self.ingest = Ingest(
-            url=self.broker.url,
-            user=self.broker.hub_user,
-            password=self.broker.hub_password,
-            store=self.store,  # type: ignore[arg-type]
-            kits=kits,
-            clock=SystemClock(),
-            on_committed=self.committed.extend,
-            on_status=lambda status, _t: self.statuses.append(status),
-        )
-        self.ingest.start()
-        assert self.ingest.wait_ready(WAIT_S)
-        self.acks: list[Ack] = []
-        self.link = MqttLink(
-            self.broker.url,
-            client_id=f"edge-{secrets.token_hex(6)}",
-            user="e",
-            password="secret",
-            on_message=lambda _t, payload: self.acks.append(load_ack(payload)),
-            on_connection=lambda _up, _why: None,
-        )
-        self.link.subscribe(f"lab/v1/{EDGE}/down/#")
-        self.link.start()
-        until(lambda: self.link.connected)
-
-    def send(self, data: bytes, topic: str = "up") -> None:
-        assert self.link.publish(f"lab/v1/{EDGE}/{topic}", data)
-
-    def count(self, name: str) -> int:
-        return self.ingest.health().counters[name]
-
-    def stop(self) -> None:
-        self.link.stop()
-        self.ingest.stop()
-        self.broker.stop()
-        self.store.close()  # type: ignore[operator]
-
-
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[Line]:
     line = Line(tmp_path)
     yield line
     line.stop()
-
-
-def acknowledged(line: Line) -> set[int]:
-    return {seq for ack in line.acks for seq in ack.stored}
 
 
 @pytest.mark.real
@@ -259,10 +168,33 @@ def test_nothing_is_acknowledged_while_the_store_cannot_write(line: Line) -> Non
     line.send(event_bytes(1, [(NOW, "line.good", 1.0)]))
     until(lambda: line.store.failures >= 2)
     assert line.acks == []
+    assert line.ingest.store_trouble == line.ingest.health().store_trouble == "no space left on device"
     assert line.committed == []
     line.store.broken = False
     until(lambda: acknowledged(line) == {1})
     assert line.count("store_retries") >= 2
+    assert line.ingest.store_trouble == ""
+
+
+@pytest.mark.real
+def test_memory_stays_bounded_while_the_store_cannot_write(tmp_path: Path) -> None:
+    """A hub with a full disk would grow until the system ends it, and everybody's pages with it."""
+    line = Line(tmp_path, inbox_bytes=20_000)
+    try:
+        line.store.broken = True
+        batches = {seq: event_bytes(seq, [(NOW + seq, "line.good", 1.0)] * 20) for seq in range(40)}
+        for data in batches.values():
+            line.send(data)
+        until(lambda: line.count("refused_full") > 0)
+        assert line.ingest.health().waiting_bytes <= 20_000
+        line.store.broken = False
+        while len(acknowledged(line)) < len(batches):
+            seq = min(set(batches) - acknowledged(line))
+            line.send(batches[seq])
+            until(lambda seq=seq: seq in acknowledged(line))  # type: ignore[misc]
+        assert line.store.stats().batches == len(batches)  # type: ignore[operator]
+    finally:
+        line.stop()
 
 
 @pytest.mark.real

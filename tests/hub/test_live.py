@@ -30,11 +30,12 @@ from hub.parts import HubParts
 from hub.settings import HubSettings, parse_settings
 from hub.store import open_store
 from hub.store.base import DecodedBatch, StoreUnavailable
+from lab_contract.batch import Gap, GapReason
 from lab_contract.kit import Label
 from lab_contract.messages import ConnectionStatus, EdgeStatus, KitStatus, dump, load_ack
 from tests.hub.conftest import Browser, HandClock, until
 from tests.hub.support import events, frame, kits
-from tests.small_kit import EDGE, EEG, KIT, MODEL, NOW, SECOND, event_bytes, frame_bytes, model
+from tests.small_kit import EDGE, EEG, KIT, MODEL, NOW, SECOND, event_bytes, frame_bytes, gap_bytes, model
 
 
 def status(online: bool = True, plc: str = "running", amp: str = "running", digest: str | None = None) -> EdgeStatus:
@@ -465,13 +466,21 @@ async def test_reading_api(edge: Edge, signed_in: SignIn, browser: Callable[[], 
         "t": [start, start + 1000, start + 2000],
         "width_ms": 1000,
         "channels": {"line.good": {"min": [1.0, None, 3.0], "max": [1.0, None, 3.0]}},
+        "gaps": [],
     }
+    lost = Gap("events", NOW + SECOND, NOW + 2 * SECOND, GapReason.DISCONNECTED, 4)
+    edge.send(gap_bytes(2, [lost, Gap("eeg", NOW + 10 * SECOND, NOW + 11 * SECOND, GapReason.STOPPED)]))
+    await until(lambda: edge.acknowledged == [1, 2])
+    overview = (await person.http.get(paths[2] + "&buckets=3")).json()
+    assert overview["gaps"] == [
+        {"stream": "events", "from_ms": start + 1000, "to_ms": start + 2000, "reason": "disconnected", "count": 4}
+    ]
     table = (await person.http.get(f"/api/v1/kits/{KIT}/raw.csv?channels=line.good,line.program&{window}")).text
     assert table.splitlines() == [
-        "time_utc,channel,value,text,quality",
-        "2025-10-09T08:53:20.000000000Z,line.good,1.0,,0",
-        "2025-10-09T08:53:20.000000005Z,line.program,,'=1+1,0",
-        "2025-10-09T08:53:22.000000000Z,line.good,3.0,,0",
+        "t,t_hub,channel,value,text,quality",
+        "2025-10-09T08:53:20.000000000Z,2025-10-09T08:53:20.000000000Z,line.good,1.0,,0",
+        "2025-10-09T08:53:20.000000005Z,2025-10-09T08:53:20.000000005Z,line.program,,'=1+1,0",
+        "2025-10-09T08:53:22.000000000Z,2025-10-09T08:53:22.000000000Z,line.good,3.0,,0",
     ]
 
 
@@ -533,14 +542,15 @@ async def test_a_start_that_is_called_off_leaves_nothing_behind(
     else:
         monkeypatch.setattr(NatsBroker, "_launch", hold(NatsBroker._launch))
     port, url = free_port(), f"duckdb:///{tmp_path / 'telemetry.duckdb'}"
-    line = Line(data=tmp_path, store_url=url, broker_port=port, accounts=list, kits=dict, clock=HandClock())
+    broker = NatsBroker(tmp_path / "broker", port)
+    line = Line(store_url=url, broker=broker, accounts=list, kits=dict, clock=HandClock())
     start = asyncio.create_task(line.__aenter__())
     assert await asyncio.to_thread(reached.wait, 10)
     start.cancel()
     asyncio.get_running_loop().call_soon(go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await start
-    assert not line._broker.health().running
+    assert not broker.health().running
     assert not (tmp_path / "broker" / "broker.pid").exists()
     if held == "store":
         with pytest.raises(StoreUnavailable):
@@ -552,11 +562,12 @@ async def test_a_start_that_is_called_off_leaves_nothing_behind(
 SECOND_HUB = """
 import asyncio, sys
 from pathlib import Path
+from hub.broker.nats import NatsBroker
 from hub.clock import SystemClock
 from hub.errors import CannotRun
 from hub.line import Line
-line = Line(data=Path(sys.argv[1]), store_url=sys.argv[2], broker_port=int(sys.argv[3]), accounts=list, kits=dict,
-            clock=SystemClock())
+broker = NatsBroker(Path(sys.argv[1]) / "broker", int(sys.argv[3]))
+line = Line(store_url=sys.argv[2], broker=broker, accounts=list, kits=dict, clock=SystemClock())
 try:
     asyncio.run(line.__aenter__())
 except CannotRun as error:

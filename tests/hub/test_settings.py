@@ -34,7 +34,13 @@ def test_paths_are_relative_to_the_file_not_to_where_the_hub_was_started(tmp_pat
     [
         ("data =\n", "hub.toml: line 1, column 7: expected TOML: Invalid value"),
         ("[http", "hub.toml: end of file: expected TOML: Expected ']' at the end of a table declaration"),
-        ("dat = 1", "hub.toml: dat: expected no such key; known here: data, database, store, http, broker, kit_models"),
+        (
+            "dat = 1",
+            (
+                "hub.toml: dat: expected no such key; known here: data, database, store, retention_days, http, broker, "
+                "influx, kit_models"
+            ),
+        ),
         ("[http]\nprot = 1", "hub.toml: http.prot: expected no such key; known here: host, port"),
         ("[http]\nport = 70000", "hub.toml: http.port: input should be less than or equal to 65535, found 70000"),
         ("data = 5", "hub.toml: data: expected a path in quotes, found 5"),
@@ -74,3 +80,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'data = "\xff"')
     with pytest.raises(SettingsInvalid, match=r"latin\.toml: document: expected a readable UTF-8 file: not UTF-8"):
         load_settings(tmp_path / "latin.toml")
+
+
+def test_a_store_on_influxdb_gets_its_credentials_from_files_beside_the_settings(tmp_path: Path) -> None:
+    """Credentials in a URL end in logs, and a path relative to wherever the hub was started is found by nobody."""
+    text = 'store = "influx+https://h/epip"\n[influx]\ntoken_file = "t"\norg = "lab"\n'
+    found = parse_settings(text, tmp_path / "hub.toml")
+    assert found.store_url == "influx+https://h/epip"
+    assert found.store_options["token_file"] == (tmp_path / "t").resolve()
+    assert found.store_options["data"] == found.data_folder
+    assert parse_settings("", tmp_path / "hub.toml").store_options == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('store = "influx+http://me:hidden@h/epip"', "credentials, which go into [influx]"),
+        ('store = "influx+http://h:8086"', "influx+http://HOST:PORT/DATABASE"),
+        ('store = "influx+http://h/x"\n[influx]\nuser = "me"', "both or neither"),
+        ('store = "influx+http://h/x"\n[influx]\nuser = "me"\npassword_file = "p"\ntoken_file = "t"', "not both"),
+        ('[influx]\norg = "lab"', "no section [influx]"),
+        ('store = "influx+http://h/x"\n[influx]\npassword = "hidden"', "influx.password: expected no such key"),
+    ],
+)
+def test_what_cannot_serve_as_a_store_is_said_without_its_secrets(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(SettingsInvalid) as refused:
+        parse_settings(text, tmp_path / "hub.toml")
+    assert fault in str(refused.value)
+    assert "hidden" not in str(refused.value)

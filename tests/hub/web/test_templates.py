@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from hub.accounts.access import Visit
 from hub.accounts.person import Person, Role
+from hub.broker.base import BrokerHealth, Refusals
 from hub.catalog import kit_facts, panel
 from hub.catalog.pages import kit_context, workshop_context
 from hub.catalog.service import Kit, Workshop
@@ -22,7 +23,7 @@ from hub.ingest.decode import KitEntry
 from hub.live.edges import EdgeRegistry, EdgeState
 from hub.live.feed import LiveFeed
 from hub.live.state import KitView
-from hub.store.base import QuarantinedBatch, StoreStats
+from hub.store.base import QuarantinedBatch, StoreFacts, StoreStats
 from hub.web import build_assets, catalogues
 from hub.web.formats import LANGUAGES, zone_names
 from hub.web.render import Crumb, error_page, language, page
@@ -191,9 +192,21 @@ def test_the_health_page_renders(code: str, fill: str) -> None:
     ok = fill != "much"
     detail = "" if ok else NASTY
     line = SimpleNamespace(
-        broker=SimpleNamespace(running=ok, detail=detail, restarts=0 if ok else 7),
+        accounts_fault=detail,
+        broker=BrokerHealth(
+            kind="nats" if ok else "mosquitto",
+            running=ok,
+            detail=detail,
+            restarts=0 if ok else 7,
+            missing=() if ok else (NASTY,),
+            refusals=Refusals(0, 0, 0, 0) if ok else Refusals(sign_ins=7, last=NASTY),
+        ),
         ingest=SimpleNamespace(
-            ok=ok, detail=detail, waiting_bytes=1, counters={} if fill == "none" else {"batches": 1}
+            ok=ok,
+            detail=detail,
+            waiting_bytes=1,
+            counters={} if fill == "none" else {"batches": 1},
+            store_trouble="" if ok else f"no space {NASTY}",
         ),
         store=SimpleNamespace(ok=ok, detail=detail, commits=12_345_678, failures=0),
     )
@@ -221,6 +234,7 @@ def test_the_health_page_renders(code: str, fill: str) -> None:
     context = {
         "line": line,
         "stats": StoreStats(10**9, 140, 10**6, None, None, 10**9),
+        "store_facts": None if fill == "none" else StoreFacts("InfluxDB", "1.6.7", NASTY, "read", NASTY),
         "kept_aside": kept,
         "kept_counts": {"checksum": len(kept)} if kept else {},
         "edges": edges if fill != "none" else [],

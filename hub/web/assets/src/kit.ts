@@ -13,6 +13,8 @@ interface KitMessage extends Message {
   values?: Value[];
   alarms?: Alarm[];
   kit?: KitGlance;
+  from_ms?: number;
+  to_ms?: number;
 }
 
 interface Data extends Zones, KitLabels {
@@ -132,6 +134,7 @@ const link = new LiveLink(data.live, data.now_ms, format, {
     if (message.alarms) setAlarms(message.alarms);
     if (message.kit) glance = message.kit;
     if (message.kit || message.alarms) showGlance();
+    if (message.kind === "late") trends.late(message.from_ms ?? 0, message.to_ms ?? 0);
     if (message.kind === "snapshot") grow(link.now());
   },
   frame(frame) {

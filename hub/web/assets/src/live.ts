@@ -6,6 +6,8 @@ import type { Format } from "./format";
 export interface Message {
   kind: string;
   now_ms: number;
+  /** Left out while the hub stores what comes. */
+  storing?: boolean;
 }
 
 export interface LinkEvents {
@@ -118,6 +120,7 @@ export class LiveLink {
     this.attempts = 0;
     if (!this.ever || this.silent) this.mark(false);
     this.ever = true;
+    one("#not-storing").hidden = message.storing !== false;
     this.events.message(message);
   }
 

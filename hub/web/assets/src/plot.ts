@@ -3,6 +3,7 @@
 import uPlot from "uplot";
 import { make, setText } from "./dom";
 import type { Format } from "./format";
+import { type Lost, LostStretches } from "./lost";
 import { seriesColour, theme } from "./theme";
 
 export interface ChannelMeta {
@@ -17,6 +18,7 @@ export interface ChannelMeta {
   limits: [string, number][];
   series: number;
   connection: string;
+  stream: string;
 }
 
 /** What the hub answers: bucket starts in ms, and for each channel the least and greatest value of each bucket. */
@@ -24,6 +26,7 @@ export interface Overview {
   t: number[];
   width_ms: number;
   channels: Record<string, { min: (number | null)[]; max: (number | null)[] }>;
+  gaps: Lost[];
 }
 
 /** What a plot needs of the panel that it stands in. */
@@ -55,6 +58,7 @@ export class Plot {
   private readonly csv: HTMLAnchorElement;
   private chart: uPlot | null = null;
   private gaps: Bucket[] = [];
+  private readonly lost: LostStretches;
   private marks: number[] = [];
   private overview: Overview | null = null;
 
@@ -64,6 +68,7 @@ export class Plot {
     private readonly meta: ChannelMeta,
   ) {
     const format = panel.format;
+    this.lost = new LostStretches(format, panel.options.zone, meta.stream);
     const name = meta.unit ? `${meta.label}, ${meta.unit}` : meta.label;
     this.readout = make("span", { class: "readout number" });
     this.csv = make("a", { download: `${panel.options.kit}-${id}.csv` }, "CSV");
@@ -82,6 +87,8 @@ export class Plot {
     this.area = make("div", { class: "area", tabindex: "0", role: "img" });
     this.area.setAttribute("aria-label", format.fill(format.word("trend", "describe"), { name: meta.label }));
     this.area.addEventListener("keydown", (event) => panel.key(event));
+    this.area.addEventListener("focus", () => this.sayLost());
+    this.area.addEventListener("blur", () => setText(this.readout, ""));
     this.body = make("tbody");
     const column = (code: string, numeric: boolean): HTMLTableCellElement =>
       make("th", numeric ? { scope: "col", class: "number" } : { scope: "col" }, panel.text(code));
@@ -96,9 +103,11 @@ export class Plot {
   show(overview: Overview, from: number, to: number, marks: number[], endsNow: boolean): void {
     this.overview = overview;
     this.marks = marks;
+    this.lost.set(overview.gaps);
     const data = this.withoutFalseGaps(overview, endsNow);
     const empty = data[1].every((v) => v === null || v === undefined);
-    setText(this.readout, empty ? this.panel.text("empty") : "");
+    setText(this.readout, empty && !this.lost.all.length ? this.panel.text("empty") : "");
+    if (document.activeElement === this.area) this.sayLost();
     const query = new URLSearchParams({ channels: this.id, from_ms: String(Math.floor(from)), to_ms: String(Math.ceil(to)) });
     this.csv.href = `/api/v1/kits/${encodeURIComponent(this.panel.options.kit)}/raw.csv?${query}`;
     if (!this.chart) this.chart = new uPlot(this.settings(), data, this.area);
@@ -137,7 +146,8 @@ export class Plot {
       if (low[i] === null) continue;
       const silent = i - last - 1;
       if (last >= 0 && silent > 0) {
-        if (silent <= holds) {
+        const lost = this.lost.between((overview.t[last] ?? 0) + overview.width_ms, overview.t[i] ?? 0);
+        if (silent <= holds && !lost) {
           // undefined is skipped by uPlot, null breaks the line.
           low.fill(undefined, last + 1, i);
           high.fill(undefined, last + 1, i);
@@ -199,6 +209,7 @@ export class Plot {
       hooks: {
         setCursor: [(chart) => this.read(chart)],
         setSelect: [(chart) => this.select(chart)],
+        drawClear: [(chart) => this.lost.draw(chart)],
         draw: [(chart) => this.drawMarks(chart)],
       },
     };
@@ -299,6 +310,11 @@ export class Plot {
     const format = this.panel.format;
     const ms = chart.posToVal(left, "x") * 1000;
     const clock = (t: number): string => format.time(t, this.panel.options.zone);
+    const lost = this.lost.at(ms, (2000 * (chart.posToVal(1, "x") - chart.posToVal(0, "x"))) | 0);
+    if (lost) {
+      setText(this.readout, this.lost.text(lost));
+      return;
+    }
     const gap = this.gaps.find((g) => ms >= g.from && ms < g.to);
     if (gap) {
       setText(this.readout, format.fill(this.panel.text("gap"), { from: clock(gap.from), to: clock(gap.to) }));
@@ -315,6 +331,12 @@ export class Plot {
     }
     const text = low === high ? this.valueText(low) : `${this.valueText(low)} \u2026 ${this.valueText(high)}`;
     setText(this.readout, `${clock(ms)}   ${text} ${this.meta.unit}`);
+  }
+
+  /** For the keyboard: the last stretch that is missing; the table has them all. */
+  private sayLost(): void {
+    const last = this.lost.all.at(-1);
+    if (last && (this.chart?.cursor.left ?? -1) < 0) setText(this.readout, this.lost.text(last));
   }
 
   private select(chart: uPlot): void {
@@ -343,6 +365,9 @@ export class Plot {
         make("td", { class: "number" }, values.length ? `${this.valueText(pick(...values))} ${this.meta.unit}` : "\u2013");
       const time = make("th", { scope: "row", class: "nowrap" }, `${clock(start)}\u2013${clock(end)}`);
       rows.push(make("tr", {}, time, cell(lows, Math.min), cell(highs, Math.max)));
+    }
+    for (const one of this.lost.all) {
+      rows.push(make("tr", { class: "lost" }, make("td", { colspan: "3" }, this.lost.text(one))));
     }
     this.body.replaceChildren(...rows);
   }

@@ -65,6 +65,12 @@ export class TrendPanel implements PlotHost {
     this.alarms = alarms;
   }
 
+  /** Something of the past has come, or is known to be lost: drawn where it is in sight. */
+  late(from: number, to: number): void {
+    const end = this.end ?? this.now();
+    if (to >= end - this.rangeMs && from <= end && !document.hidden) this.ask();
+  }
+
   /** Once a second: ask again when the plot would have moved by a pixel or two. */
   tick(): void {
     const every = Math.min(Math.max(this.rangeMs / 150, 2000), 60_000);
