@@ -125,6 +125,7 @@ class Line:
             clock=self._clock,
             on_committed=handover.committed,
             on_status=handover.status,
+            on_silence=self._broker.revive,
         )
 
     @property

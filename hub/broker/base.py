@@ -89,6 +89,10 @@ class Broker(Protocol):
         """
         ...
 
+    def revive(self) -> None:
+        """Nothing has come through for long although nobody ended it: start it anew, where it is the hub's to start."""
+        ...
+
     def stop(self) -> None:
         """End what `start` began. Idempotent; a start under way is given up first."""
         ...

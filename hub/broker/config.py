@@ -21,6 +21,9 @@ MAX_ACK_PENDING = 8192
 MAX_PENDING = 256 * 1024 * 1024
 """Bytes that may wait for the hub, which hears batches with QoS 0: past them it would be cut off. An edge has 8 MiB on
 their way at most, so thirty may return at once with full windows."""
+MAX_FILE_STORE = 1 << 30
+"""Said outright: left to itself the server takes a share of what is free when it starts, and one that was started on a
+full disk turns every client away for ever, however much is free by then. What it stores is sessions, a few kB."""
 USERS_FILE = "users.conf"
 
 _USER = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,62}[a-zA-Z0-9])?\Z")
@@ -143,7 +146,7 @@ log_file: {path("broker.log")}
 logfile_size_limit: 4194304
 logfile_max_num: 3
 ports_file_dir: {path("ports")}
-jetstream {{ store_dir: {path("jetstream")} }}
+jetstream {{ store_dir: {path("jetstream")}, max_file_store: {MAX_FILE_STORE} }}
 mqtt {{ listen: "{listen}",{encryption} max_ack_pending: {MAX_ACK_PENDING} }}
 authorization {{
   timeout: 5

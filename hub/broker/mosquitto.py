@@ -77,6 +77,9 @@ class MosquittoBroker:
                 self._fail(error)
         self._look.set()
 
+    def revive(self) -> None:
+        """Nothing: an administrator runs it. The health page says that no heartbeat comes back."""
+
     def stop(self) -> None:
         """Disconnect; the accounts stay. Idempotent."""
         self._stopping.set()

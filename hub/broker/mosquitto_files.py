@@ -96,6 +96,9 @@ class MosquittoFiles:
         if changed:
             self._tell()
 
+    def revive(self) -> None:
+        """Nothing: an administrator runs it. The health page says that no heartbeat comes back."""
+
     def stop(self) -> None:
         """Disconnect; the files stay. Idempotent."""
         self._link.stop()

@@ -143,6 +143,13 @@ class NatsBroker:
                 "it did not reload",
             )
 
+    def revive(self) -> None:
+        """End a server that runs and passes nothing on, by force, as it may hang; the watcher starts it again."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            log.error("nothing comes through the broker any more: it is started anew")
+            process.kill()
+
     def stop(self) -> None:
         """End the server in order, by force where it does not go. Idempotent; a start under way is given up first."""
         self._stopping.set()

@@ -33,6 +33,8 @@ from lab_contract.topics import Kind, Topic, every_edge, parse, topic
 log = logging.getLogger(__name__)
 
 HEARTBEAT_NS = 2_000_000_000
+SILENCE_NS = 30_000_000_000
+"""A broker is taken for hung when no heartbeat has come back for so long; a lost link is back long before."""
 HEARTBEAT_LATE_NS = 10_000_000_000
 STATUS_BYTES = 256 * 1024
 STOP_S = 10.0
@@ -59,6 +61,7 @@ class Ingest:
     """The way from the broker into the store, from `start` to `stop`.
 
     `on_committed(batches)` and `on_status(status, received_ns)` are called on threads of ingest and must be quick.
+    `on_silence()` is called each time that no heartbeat has come back through the broker for SILENCE_NS.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Ingest:
         clock: Clock,
         on_committed: Callable[[list[DecodedBatch]], None],
         on_status: Callable[[EdgeStatus, int], None],
+        on_silence: Callable[[], None] = lambda: None,
         inbox_bytes: int = MAX_BYTES,
         rng: random.Random | None = None,
     ) -> None:
@@ -88,6 +92,8 @@ class Ingest:
             on_connection=self._connection,
         )
         self._nonce = secrets.token_bytes(8)
+        self._on_silence = on_silence
+        self._silent_since_ns = clock.monotonic_ns()
         self._beat_sent_ns = -HEARTBEAT_NS
         self._beat_heard_ns: int | None = None
         self._heard = threading.Event()
@@ -170,7 +176,7 @@ class Ingest:
         now = self._clock.time_ns()
         if name == HEARTBEAT_TOPIC:
             if payload == self._nonce:
-                self._beat_heard_ns = self._clock.monotonic_ns()
+                self._beat_heard_ns = self._silent_since_ns = self._clock.monotonic_ns()
                 self._heard.set()
             return
         try:
@@ -233,6 +239,9 @@ class Ingest:
         if self._link.connected and now - self._beat_sent_ns >= HEARTBEAT_NS:
             self._beat_sent_ns = now
             self._link.publish(HEARTBEAT_TOPIC, self._nonce, qos=0)
+        if now - self._silent_since_ns >= SILENCE_NS:
+            self._silent_since_ns = now
+            self._on_silence()
 
 
 @lru_cache(maxsize=4096)

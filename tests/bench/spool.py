@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_agent.batcher import Batcher, Encoded
+from edge_agent.batcher import Encoded
 from edge_agent.clock import SystemClock
-from edge_agent.source import Event, Frame
 from edge_agent.spool import Spool
 from hub.line import Line
 from hub.store.base import DecodedBatch, DecodedFrame
+from lab_contract.batch import EVENT_STREAM, Header, Shape, encode_events, encode_frame, pack, unpack
 from lab_contract.kit import KitModel, ValueKind, builtin_kit_models
 from tests.bench.edge import BCI, EDGE, Commits, running, until
 from tests.bench.figures import Figure, figure, percentile
@@ -74,43 +77,67 @@ def _model() -> KitModel:
     return builtin_kit_models()["bci_platform"]
 
 
-def _batcher(spool: Spool, model: KitModel) -> Batcher:
-    return Batcher(edge=EDGE, kit=BCI, epoch=spool.epoch, streams=model.streams, take_seq=spool.take_seq)
+class Moved:
+    """Batches like a given one, at other times: encoding fifty thousand anew would take longer than they drain."""
+
+    def __init__(self, spool: Spool, stream: str, shape: Shape, data: bytes, t: NDArray[np.int64]) -> None:
+        batch = unpack(data)
+        self._spool = spool
+        self._header = batch.header
+        self._kind = (BCI, stream, shape, batch.header.rows)
+        self._payload = bytearray(batch.payload)
+        self._t = t
+        times = t.tobytes()
+        begins = [found.start() for found in re.finditer(re.escape(times), bytes(batch.payload))]
+        self._places = [slice(begin, begin + len(times)) for begin in begins]
+
+    def at(self, moved_ns: int) -> Encoded:
+        """So much later."""
+        t = self._t + moved_ns
+        for place in self._places:
+            self._payload[place] = t.tobytes()
+        seq = self._spool.take_seq()
+        data = pack(replace(self._header, seq=seq), bytes(self._payload))
+        return Encoded(seq, data, *self._kind, int(t[0]), int(t[-1]))
 
 
-def _frame(first: int, samples: int, channels: int, noise: np.ndarray) -> Frame:
-    t = first + np.arange(samples, dtype=np.int64) * (SECOND // 250)
-    return Frame("eeg", t, np.ascontiguousarray(noise[:channels, :samples]))
+def _frames(spool: Spool, model: KitModel, begin: int, samples: int) -> Moved:
+    stream = model.stream_by_id["eeg"]
+    noise = np.random.default_rng(samples).normal(0, 20, (len(stream.channels), samples)).astype(np.float32)
+    t = begin + np.arange(samples, dtype=np.int64) * (SECOND // 250)
+    header = Header(EDGE, spool.epoch, 0, BCI, stream.id, Shape.FRAME)
+    return Moved(spool, stream.id, Shape.FRAME, encode_frame(header, t, stream.channels, noise), t)
+
+
+def _telemetry(spool: Spool, model: KitModel, begin: int) -> Moved:
+    channels = [c for c in model.channels if c.connection == "drive" and c.kind is ValueKind.FLOAT and c.rate_hz]
+    n = len(channels)
+    t = np.full(n, begin, np.int64)
+    header = Header(EDGE, spool.epoch, 0, BCI, EVENT_STREAM, Shape.EVENT)
+    names, values = [c.id for c in channels], [0.5 + i for i in range(n)]
+    receipt = t.tolist()
+    data = encode_events(header, receipt, names, values, [None] * n, [0] * n, [None] * n, receipt)
+    return Moved(spool, EVENT_STREAM, Shape.EVENT, data, t)
 
 
 def an_hour(spool: Spool, model: KitModel) -> Iterator[Encoded]:
     """What the edge makes of one BCI kit in an hour: frames of 250 ms, and the controller's telemetry."""
-    batcher = _batcher(spool, model)
-    channels = len(model.stream_by_id["eeg"].channels)
-    noise = np.random.default_rng(1).normal(0, 20, (channels, 250)).astype(np.float32)
-    drive = [c.id for c in model.channels if c.connection == "drive" and c.kind is ValueKind.FLOAT and c.rate_hz]
     begin = time.time_ns() - (HOUR_S + 300) * SECOND
+    even, odd = (_frames(spool, model, begin, samples) for samples in (62, 63))
+    telemetry = _telemetry(spool, model, begin)
     frames = HOUR_S * 1000 // EEG_MS
     for i in range(frames):
-        now = begin + i * EEG_MS * 1_000_000
         for at in range(i * EVENT_BATCHES // frames, (i + 1) * EVENT_BATCHES // frames):
-            t = begin + at * HOUR_S * SECOND // EVENT_BATCHES
-            batcher.add([Event(channel, t, 0.5 + at % 7, t_receipt=t) for channel in drive], now, now)
-            yield from batcher.take(None)
+            yield telemetry.at(at * HOUR_S * SECOND // EVENT_BATCHES)
         # 62 or 63 samples: 250 ms at 250 Hz.
-        batcher.add(_frame(now, 62 + i % 2, channels, noise), now, now)
-        yield from batcher.take(None)
+        yield (odd if i % 2 else even).at(i * EEG_MS * 1_000_000)
 
 
 def ten_million(spool: Spool, model: KitModel) -> Iterator[Encoded]:
     """Frames of a second each: ten million samples."""
-    batcher = _batcher(spool, model)
-    channels = len(model.stream_by_id["eeg"].channels)
-    noise = np.random.default_rng(2).normal(0, 20, (channels, 250)).astype(np.float32)
-    begin = time.time_ns() - (TEN_MILLION + 300) * SECOND
+    whole = _frames(spool, model, time.time_ns() - (TEN_MILLION + 300) * SECOND, 250)
     for i in range(TEN_MILLION):
-        batcher.add(_frame(begin + i * SECOND, 250, channels, noise), 0, begin)
-        yield from batcher.take(None)
+        yield whole.at(i * SECOND)
 
 
 class Drained(Commits):

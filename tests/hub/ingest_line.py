@@ -71,6 +71,7 @@ class Line:
             clock=clock or SystemClock(),
             on_committed=self.committed.extend,
             on_status=lambda status, _t: self.statuses.append(status),
+            on_silence=self.broker.revive,
             inbox_bytes=inbox_bytes,
         )
         self.ingest.start()

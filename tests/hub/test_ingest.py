@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub.clock import SystemClock
 from hub.ingest.decode import decode
 from hub.ingest.inbox import Inbox, Message
+from hub.ingest.service import SILENCE_NS
 from hub.store.base import DecodedEvents, DecodedFrame
 from lab_contract.batch import HEADER_BYTES, digest
 from lab_contract.errors import BatchRejected, MessageInvalid
@@ -207,3 +210,31 @@ def test_statuses_come_through_and_bad_ones_are_counted(line: Line) -> None:
     assert [status.epoch for status in line.statuses] == [7]
     assert line.count("bad_statuses") == len(STATUSES)
     assert line.count("forged") == 1
+
+
+class PushedClock(SystemClock):
+    """The system's clock, pushed forward."""
+
+    ahead_ns = 0
+
+    def monotonic_ns(self) -> int:
+        return super().monotonic_ns() + self.ahead_ns
+
+
+@pytest.mark.real
+def test_a_broker_that_hangs_is_started_anew(tmp_path: Path) -> None:
+    """A process that runs and passes nothing on would silence every workshop until somebody looks."""
+    clock = PushedClock()
+    line = Line(tmp_path, clock)
+    try:
+        hung = line.broker.health().pid
+        assert hung is not None
+        psutil.Process(hung).suspend()
+        clock.ahead_ns = SILENCE_NS
+        until(lambda: line.broker.health().restarts == 1)
+        until(lambda: line.link.connected)
+        line.send(event_bytes(1, [(NOW, "line.good", 1.0)]))
+        until(lambda: acknowledged(line) == {1})
+        assert line.broker.health().pid != hung
+    finally:
+        line.stop()
