@@ -40,7 +40,7 @@ class HubSettings(_Part):
     password_file: Path | None = None
     password_env: str | None = None
     ca_file: Path | None = None
-    window: int = Field(default=64, ge=1, le=200)
+    window: int = Field(default=256, ge=1, le=1000)
     """Batches that may wait for their acknowledgement."""
     backlog_kb_s: int = Field(default=4096, ge=16)
     """How fast a backlog is sent behind the live batches."""

@@ -49,6 +49,8 @@ BACKLOG_AHEAD_BYTES = 2**19
 BACKLOG_BURST_S = 0.25
 REPLAYS_MOST = 16
 """Requests that wait; the hub asks again for what it still lacks."""
+OTHERS_INFLIGHT = 64
+"""Statuses that wait for the broker's PUBACK beside the window."""
 SILENT_S = 60.0
 """A broker that says nothing for so long while clocks are compared every ten seconds passes nothing on."""
 
@@ -86,7 +88,7 @@ class Uplink:
         clock: Clock,
         offset: ClockOffset,
         make_link: Callable[..., MqttLink],
-        window: int = 64,
+        window: int = 256,
         backlog_bytes_s: int = 4 * 2**20,
     ) -> None:
         self._edge = edge
@@ -129,6 +131,7 @@ class Uplink:
             on_message=self._message_from_link,
             on_connection=self._connection_from_link,
             silent_s=SILENT_S,
+            max_inflight=window + OTHERS_INFLIGHT,
         )
         self._cut_because = ""
         self.connected = False

@@ -192,6 +192,7 @@ async def caught_up(site: Site) -> None:
     await until(lambda: newest in site.numbers())
 
 
+@pytest.mark.timeout(240)
 async def test_a_kill_at_each_step_costs_nothing_that_no_gap_tells_of(site: Site) -> None:
     """A chart would show quiet equipment where nobody looked."""
     await until(lambda: site.hub.connected)
