@@ -26,7 +26,7 @@ async def started(*arguments: str) -> asyncio.subprocess.Process:
 
 async def ready(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         line = (await process.stdout.readline()).decode()
     assert line.startswith("ready "), line
     return line.removeprefix("ready ").strip()
