@@ -43,6 +43,8 @@ LIVE_MOST = 256
 LIVE_MOST_BYTES = 4 * 2**20
 """Live batches kept in memory; older ones are read back from the spool."""
 WINDOW_MOST_BYTES = 8 * 2**20
+BACKLOG_WINDOW_BYTES = 2**19
+"""Of a backlog on the way at once: a hub that stores 0.4 M samples a second takes a quarter of a second for it."""
 BACKLOG_READ = 64
 BACKLOG_AHEAD_BYTES = 2**19
 """The backlog is read ahead while less than this stands in memory, at most a piece of the spool's more."""
@@ -294,8 +296,9 @@ class Uplink:
             if self._read_to == batch.place - 1:
                 self._read_to = batch.place
         self._fill_tokens(now)
-        # Half of the window stays free for live batches.
-        while self._backlog and self._tokens > 0 and self._has_room(max(1, self._window // 2)):
+        # Half of the window stays free for live batches, which wait at the hub for what was sent before them.
+        half = max(1, self._window // 2)
+        while self._backlog and self._tokens > 0 and self._has_room(half, BACKLOG_WINDOW_BYTES):
             if not self._send(self._backlog[0], now):
                 return
             size = len(self._backlog.popleft().data)
@@ -303,8 +306,8 @@ class Uplink:
             self._tokens -= size
             self.counters["backlog_sent"] += 1
 
-    def _has_room(self, window: int) -> bool:
-        return len(self._inflight) < window and self._inflight_bytes < WINDOW_MOST_BYTES
+    def _has_room(self, window: int, most_bytes: int = WINDOW_MOST_BYTES) -> bool:
+        return len(self._inflight) < window and self._inflight_bytes < most_bytes
 
     def _send(self, batch: Spooled, now: int) -> bool:
         if (batch.epoch, batch.seq) in self._inflight:
