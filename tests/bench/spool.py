@@ -31,8 +31,8 @@ DEMO_RATE_HZ = 45
 """Transactions a second of the demo's edge: three kits' frames every 250 ms, events as they come."""
 COMMITS = 400
 HOUR_S = 3600
-EVENT_BATCHES = 41_700
-"""Of the controller's telemetry in an hour, counted at the simulated platform: eleven or twelve a second."""
+EVENT_BATCHES, EVENT_ROWS = 41_700, 18
+"""Of the controller's telemetry in an hour, and changes in each, counted at the simulated platform."""
 EEG_MS = 250
 TEN_MILLION = 5000
 """Frames of 250 samples x 8 channels."""
@@ -110,7 +110,8 @@ def _frames(spool: Spool, model: KitModel, begin: int, samples: int) -> Moved:
 
 
 def _telemetry(spool: Spool, model: KitModel, begin: int) -> Moved:
-    channels = [c for c in model.channels if c.connection == "drive" and c.kind is ValueKind.FLOAT and c.rate_hz]
+    drive = [c for c in model.channels if c.connection == "drive" and c.kind is ValueKind.FLOAT and c.rate_hz]
+    channels = drive[:EVENT_ROWS]
     n = len(channels)
     t = np.full(n, begin, np.int64)
     header = Header(EDGE, spool.epoch, 0, BCI, EVENT_STREAM, Shape.EVENT)
@@ -193,7 +194,7 @@ async def _drain(folder: Path, what: str, backlog: Backlog, goal: str) -> list[F
     if late:
         figures += [
             figure(f"{name}, live latency meanwhile, p50", percentile(late, 0.5), "ms"),
-            figure(f"{name}, live latency meanwhile, p99", percentile(late, 0.99), "ms", "<= 500"),
+            figure(f"{name}, live latency meanwhile, p99", percentile(late, 0.99), "ms", "<= 500" if goal else ""),
         ]
     return figures
 
