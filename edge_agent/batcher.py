@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.clock import EARLIEST_NS, LATEST_NS
 from edge_agent.clock_offset import Offset, no_offset
 from edge_agent.source import Event, Frame
 from lab_contract.batch import EVENT_STREAM, Header, Shape, encode_events, encode_frame
@@ -23,9 +24,6 @@ long, so more would be felt at the pages and save hardly a batch."""
 MOST_EVENTS = 2000
 MOST_SAMPLES = 8192
 """Rows of one batch; more are split. 8,192 samples of 16 channels are 0.6 MB."""
-EARLIEST_NS = 946_684_800_000_000_000
-LATEST_NS = 4_102_444_800_000_000_000
-"""2000-01-01 and 2100-01-01: a controller whose clock was never set dates its values outside of these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+EARLIEST_NS = 946_684_800_000_000_000
+LATEST_NS = 4_102_444_800_000_000_000
+"""2000-01-01 and 2100-01-01, UTC: a clock that was never set tells a time outside of these."""
+
 
 class Clock(Protocol):
     """Wall time and monotonic time, both in nanoseconds."""

@@ -15,15 +15,12 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from edge_agent.clock import Clock
+from edge_agent.clock import EARLIEST_NS, LATEST_NS, Clock
 from edge_agent.source import Frame, Lost, Reading
 from lab_contract.batch import EVENT_STREAM, Gap, GapReason
 from lab_contract.kit import Stream
 
 SECOND = 1_000_000_000
-EARLIEST_NS = 946_684_800 * SECOND
-LATEST_NS = 4_102_444_800 * SECOND
-"""2000-01-01 and 2100-01-01: a gap beyond them comes from a clock that was never set."""
 TOGETHER_NS = 5 * SECOND
 """Whole batches that are dropped within this of each other are one gap: a spool that stays full drops them in turn."""
 OPEN_MOST = 64

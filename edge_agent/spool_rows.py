@@ -29,7 +29,6 @@ GAP_BYTES = 1024
 GAP_ROW_BYTES = 96
 """What a gap batch takes, and each of its rows, at most: an Arrow stream of five columns with their names."""
 
-COLUMNS = "place, priority, kit, stream, rows, t_first, t_last, size"
 ABOUT = "priority, kit, stream, rows, t_first, t_last, size"
 
 

@@ -6,11 +6,13 @@ a thread. `choose.make_broker` gives the one that the settings name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from firmware_bridge.mqtt_link import MqttLink
 from hub.broker.config import BrokerAccount
 from hub.errors import CannotRun
 
@@ -30,6 +32,21 @@ class HubAccess:
     password: str = field(repr=False)
     ca_file: Path | None = None
     certificate: Path | None = None
+
+    def link(
+        self, name: str, on_message: Callable[[str, bytes], None], on_connection: Callable[[bool, str], None]
+    ) -> MqttLink:
+        """A link with this sign-in, not started yet; `name` and random digits make its client id."""
+        return MqttLink(
+            self.url,
+            client_id=f"{name}-{secrets.token_hex(6)}",
+            user=self.user,
+            password=self.password,
+            ca_file=self.ca_file,
+            certificate=self.certificate,
+            on_message=on_message,
+            on_connection=on_connection,
+        )
 
 
 @dataclass(frozen=True, slots=True)

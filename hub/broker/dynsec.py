@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from firmware_bridge.mqtt_link import MqttLink
 from hub.broker.base import BrokerUnavailable, HubAccess
 from hub.broker.config import BrokerAccount
 from hub.broker.mosquitto_config import LOG_TOPIC, ROLE_PREFIX, Rule, role_name, rules
@@ -60,16 +59,7 @@ class DynamicSecurity:
         self._changed = threading.Condition()
         self._answers: dict[str, dict[str, Any]] = {}
         self._detail = "not connected yet"
-        self._link = MqttLink(
-            access.url,
-            client_id=f"epip-admin-{secrets.token_hex(6)}",
-            user=access.user,
-            password=access.password,
-            ca_file=access.ca_file,
-            certificate=access.certificate,
-            on_message=self._received,
-            on_connection=self._connection,
-        )
+        self._link = access.link("epip-admin", self._received, self._connection)
 
     def __enter__(self) -> Self:
         try:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
 import signal
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from firmware_bridge.mqtt_link import MqttLink
 from hub.broker.base import BrokerHealth, BrokerUnavailable, HubAccess
 from hub.broker.config import BrokerAccount, hub_account
 from hub.broker.mosquitto_config import LOG_TOPIC, acl_text, passwords_text
@@ -51,15 +49,8 @@ class MosquittoFiles:
         self._detail = "not connected yet"
         self._changed = threading.Condition()
         feed = self._log.feed if log_file is None else lambda _line: None
-        self._link = MqttLink(
-            access.url,
-            client_id=f"epip-watch-{secrets.token_hex(6)}",
-            user=access.user,
-            password=access.password,
-            ca_file=access.ca_file,
-            certificate=access.certificate,
-            on_message=lambda _topic, payload: feed(payload.decode("utf-8", "replace")),
-            on_connection=self._connection,
+        self._link = access.link(
+            "epip-watch", lambda _topic, payload: feed(payload.decode("utf-8", "replace")), self._connection
         )
         self._link.subscribe(LOG_TOPIC)
 

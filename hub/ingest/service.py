@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from firmware_bridge.mqtt_link import MqttLink
 from hub.broker.base import HubAccess
 from hub.broker.config import HEARTBEAT_TOPIC
 from hub.clock import Clock
@@ -81,16 +80,7 @@ class Ingest:
         self._on_status = on_status
         self._inbox = Inbox(inbox_bytes)
         self._stopping = threading.Event()
-        self._link = MqttLink(
-            access.url,
-            client_id=f"hub-{secrets.token_hex(6)}",
-            user=access.user,
-            password=access.password,
-            ca_file=access.ca_file,
-            certificate=access.certificate,
-            on_message=self._received,
-            on_connection=self._connection,
-        )
+        self._link = access.link("hub", self._received, self._connection)
         self._nonce = secrets.token_bytes(8)
         self._on_silence = on_silence
         self._silent_since_ns = clock.monotonic_ns()

@@ -7,6 +7,7 @@ short way for many at once, which comes to the same.
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Run:
         return float(self.values[-1])
 
 
-class Rule:
+class Rule(ABC):
     """One alarm with its delays.
 
     `inputs` are the channels that it looks at; those of `terms` only allow it or not. `quick`: `run` is quicker than
@@ -78,9 +79,9 @@ class Rule:
         """Whether its cause is there still."""
         return self._active
 
+    @abstractmethod
     def truth(self, now: Mapping[str, Sample]) -> bool | None:
         """Whether the condition is true with these newest samples; None where that is unknown."""
-        raise NotImplementedError
 
     def sample(self, t: int, now: Mapping[str, Sample]) -> None:
         """A channel among the inputs has a new sample at `t`."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -167,6 +168,12 @@ class Result:
     passed: bool
     duration_s: float
     measures: Mapping[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises StoreRefused for a score, duration or measure that is no finite number."""
+        for name, number in {"score": self.score, "duration_s": self.duration_s, **self.measures}.items():
+            if not math.isfinite(number):
+                raise StoreRefused(f"result of task {self.task!r}: {name} is {number}, expected a number")
 
 
 class ExportFormat(StrEnum):

@@ -8,7 +8,6 @@ the rate; the ledger alone tells duplicates. No value is NULL, never NaN, which 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +34,6 @@ from hub.store.base import (
     StoreFacts,
     StoreHealth,
     StoreMisconfigured,
-    StoreRefused,
     StoreStats,
 )
 from hub.store.duckdb_append import SAMPLES_FROM, Memory, nothing
@@ -301,10 +299,7 @@ class DuckdbStore:
 
 
 def _result_row(result: Result) -> list[object]:
-    numbers = {"score": result.score, "duration_s": result.duration_s, **result.measures}
-    for name, number in numbers.items():
-        if not math.isfinite(number):
-            raise StoreRefused(f"result of task {result.task!r}: {name} is {number}, expected a number")
+    result.check()
     return [
         result.kit,
         result.workshop,

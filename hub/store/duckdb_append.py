@@ -15,6 +15,7 @@ import pyarrow as pa
 from hub.store import duckdb_copy
 from hub.store.base import ClockFact, DecodedBatch, DecodedGaps, Latest, Outcome, Record
 from hub.store.columns import clock_facts, columns_of
+from hub.store.ledger import first_of_each, outcomes
 from lab_contract.batch import Gap
 
 # `frames` are the samples of streams: of those nothing but a float32 is known, which takes a third less room.
@@ -89,23 +90,12 @@ class Memory:
         self, con: duckdb.DuckDBPyConnection, batches: Sequence[DecodedBatch]
     ) -> tuple[list[Outcome], Callable[[], None]]:
         """Write what is new of the batches: ledger, samples, roll-up, newest values, gaps, clock facts."""
-        first: dict[tuple[str, int, int], DecodedBatch] = {}
-        for batch in batches:
-            first.setdefault(batch.header.id, batch)
+        first = first_of_each(batches)
         known = self._enter_in_ledger(con, list(first.values()))
         fresh = [batch for key, batch in first.items() if key not in known]
-        outcomes: list[Outcome] = []
-        stored = set(known)
-        for batch in batches:
-            key = batch.header.id
-            if key not in stored:
-                stored.add(key)
-                outcomes.append(Outcome.STORED)
-            else:
-                same = known.get(key, first[key].header.crc) == batch.header.crc
-                outcomes.append(Outcome.DUPLICATE if same else Outcome.CONFLICT)
+        found = outcomes(batches, known)
         if not fresh:
-            return outcomes, nothing
+            return found, nothing
         new_series: dict[tuple[str, str], int] = {}
         columns = columns_of(fresh, lambda kit, channel: self._number(kit, channel, new_series))
         if columns.count:
@@ -126,7 +116,7 @@ class Memory:
             self.samples += columns.count
             self.clock = newest
 
-        return outcomes, committed
+        return found, committed
 
     def _number(self, kit: str, channel: str, new_series: dict[tuple[str, str], int]) -> int:
         key = (kit, channel)

@@ -6,13 +6,12 @@ Series numbers are written into the statements, not bound: only constants let th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 
 import duckdb
-import numpy as np
 
 from hub.store.base import SECOND, ClockFact, Overview, State, Statistics
 from hub.store.duckdb_engine import row
+from hub.store.windows import buckets_of, changes, left_by_retention, whole_seconds
 from lab_contract.batch import Gap, GapReason
 
 
@@ -26,31 +25,22 @@ def overview(
     samples_from: int | None,
 ) -> Overview:
     """See TelemetryStore.overview; `channels` with their series numbers, None where there is no sample."""
-    if t0 >= t1 or buckets <= 0:
-        raise ValueError(f"expected t0 < t1 and buckets > 0, found {t0}, {t1}, {buckets}")
-    width = -(-(t1 - t0) // buckets)
-    if from_rollup is None:
-        from_rollup = width >= SECOND or (samples_from is not None and t0 < samples_from)
-    if from_rollup:
-        width = -(-width // SECOND) * SECOND
-        t0 = t0 // SECOND * SECOND
-    count = -(-(t1 - t0) // width)
-    end = t0 + count * width
-    result = {channel: (np.full(count, np.nan), np.full(count, np.nan)) for channel in channels}
+    grid = buckets_of(t0, t1, buckets, from_rollup, samples_from)
+    result = grid.empty(channels)
     numbers = {channel: number for channel, number in channels.items() if number is not None}
     if numbers:
-        table, lo, hi = ("rollup_1s", "lo", "hi") if from_rollup else ("every_sample", "value", "value")
+        table, lo, hi = ("rollup_1s", "lo", "hi") if grid.from_rollup else ("every_sample", "value", "value")
         query = (
             f"SELECT series, (t - $t0) // $width AS bucket, min({lo}), max({hi}) FROM {table} "  # noqa: S608
             f"WHERE {of_series(numbers.values())} AND t >= $t0 AND t < $end AND {lo} IS NOT NULL GROUP BY ALL"
         )
-        found = con.execute(query, {"t0": t0, "end": end, "width": width}).fetchnumpy()
+        found = con.execute(query, {"t0": grid.t0, "end": grid.end, "width": grid.width}).fetchnumpy()
         series, bucket, low, high = found.values()
         for channel, number in numbers.items():
             mine = series == number
             result[channel][0][bucket[mine]] = low[mine]
             result[channel][1][bucket[mine]] = high[mine]
-    return Overview(t0 + np.arange(count, dtype=np.int64) * width, width, result, from_rollup)
+    return grid.overview(result)
 
 
 def raw(numbers: Iterable[int]) -> str:
@@ -88,14 +78,10 @@ def statistics(
     con: duckdb.DuckDBPyConnection, numbers: Mapping[str, int], t0: int, t1: int, samples_from: int | None
 ) -> dict[str, Statistics]:
     """See TelemetryStore.statistics: whole seconds from the roll-up, what is left at both ends from the samples."""
-    if samples_from is not None and t0 < samples_from:
-        t0 = t0 // SECOND * SECOND
-        if t1 < samples_from:
-            t1 = -(-t1 // SECOND) * SECOND
+    t0, t1 = left_by_retention(t0, t1, samples_from)
     if not numbers or t0 >= t1:
         return {}
-    whole0 = -(-t0 // SECOND) * SECOND
-    whole1 = max(whole0, t1 // SECOND * SECOND)
+    whole0, whole1 = whole_seconds(t0, t1)
     mine = of_series(numbers.values())
     query = f"""
         SELECT series, sum(n)::BIGINT, min(lo), max(hi), sum(total), min(a), max(z) FROM (
@@ -151,13 +137,7 @@ def clock(con: duckdb.DuckDBPyConnection, kit: str, t0: int, t1: int) -> list[Cl
         "SELECT t, offset_ns, uncertainty_ns FROM clock WHERE kit = $kit AND t >= $since AND t < $t1 ORDER BY t, rowid",
         {"kit": kit, "since": t0 if since is None else since, "t1": max(t1, t0 + 1)},
     ).fetchall()
-    facts = list({t: ClockFact(t, offset, uncertainty) for t, offset, uncertainty in rows}.values())
-    same = [_same(former, later) for former, later in pairwise(facts)]
-    return facts[:1] + [fact for fact, repeated in zip(facts[1:], same, strict=True) if not repeated]
-
-
-def _same(one: ClockFact, other: ClockFact) -> bool:
-    return (one.offset_ns, one.uncertainty_ns) == (other.offset_ns, other.uncertainty_ns)
+    return changes(list({t: ClockFact(t, offset, uncertainty) for t, offset, uncertainty in rows}.values()))
 
 
 def missing(con: duckdb.DuckDBPyConnection, edge: str, epoch: int, first: int, last: int) -> list[tuple[int, int]]:

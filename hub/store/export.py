@@ -13,7 +13,6 @@ import pyarrow.parquet
 
 from hub.store.base import ExportFormat
 
-CSV_COLUMNS = ("time_utc", "channel", "value", "text", "quality")
 CSV_SCHEMA = pa.schema(
     [
         ("time_utc", pa.string()),

@@ -7,7 +7,6 @@ What a server cannot keep stands in a sidecar, a SQLite file in the hub's data f
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,7 +31,6 @@ from hub.store.base import (
     Statistics,
     StoreFacts,
     StoreHealth,
-    StoreRefused,
     StoreStats,
     StoreUnavailable,
 )
@@ -71,9 +69,7 @@ class InfluxStore:
     def put_results(self, results: Sequence[Result]) -> None:
         """See TelemetryStore.put_results."""
         for result in results:
-            for name, number in {"score": result.score, "duration_s": result.duration_s, **result.measures}.items():
-                if not math.isfinite(number):
-                    raise StoreRefused(f"result of task {result.task!r}: {name} is {number}, expected a number")
+            result.check()
         if not results:
             return
         with self._session.writer():

@@ -15,19 +15,18 @@ from hub.store.influx_lines import LINES, clock_line, gap_line, sample_bodies, w
 from hub.store.influx_points import Points, Second
 from hub.store.influx_session import Session
 from hub.store.influx_sidecar import Entry, Held
+from hub.store.ledger import first_of_each, outcomes
 
 
 def append(session: Session, batches: Sequence[DecodedBatch]) -> list[Outcome]:
     """See TelemetryStore.append."""
     with session.writer():
-        first: dict[tuple[str, int, int], DecodedBatch] = {}
-        for batch in batches:
-            first.setdefault(batch.header.id, batch)
+        first = first_of_each(batches)
         known = session.ledger().known(first)
         fresh = [batch for key, batch in first.items() if key not in known]
         if fresh:
             _write(session, fresh)
-        return _outcomes(batches, first, known)
+        return outcomes(batches, known)
 
 
 def _write(session: Session, fresh: Sequence[DecodedBatch]) -> None:
@@ -98,24 +97,6 @@ def _hold(session: Session, entries: Sequence[Entry]) -> None:
         min([*firsts, *([held.first_ns] if held.first_ns is not None else [])], default=None),
         max([*lasts, *([held.last_ns] if held.last_ns is not None else [])], default=None),
     )
-
-
-def _outcomes(
-    batches: Sequence[DecodedBatch],
-    first: dict[tuple[str, int, int], DecodedBatch],
-    known: dict[tuple[str, int, int], int],
-) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    stored = set(known)
-    for batch in batches:
-        key = batch.header.id
-        if key not in stored:
-            stored.add(key)
-            outcomes.append(Outcome.STORED)
-        else:
-            same = known.get(key, first[key].header.crc) == batch.header.crc
-            outcomes.append(Outcome.DUPLICATE if same else Outcome.CONFLICT)
-    return outcomes
 
 
 def _entry(batch: DecodedBatch) -> Entry:

@@ -11,25 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from hub.store.base import SECOND, ClockFact, Latest, Overview, Result, State, Statistics
+from hub.store.base import ClockFact, Latest, Overview, Result, State, Statistics
 from hub.store.influx_client import Server
 from hub.store.influx_lines import GAP_SPREAD_NS, literal
 from hub.store.influx_points import Second, Stored
+from hub.store.records import RAW
+from hub.store.windows import buckets_of, changes, left_by_retention, whole_seconds
 from lab_contract.batch import Gap, GapReason
 
-RAW = pa.schema(
-    [
-        ("t", pa.int64()),
-        ("channel", pa.string()),
-        ("value", pa.float64()),
-        ("text", pa.string()),
-        ("quality", pa.uint32()),
-    ]
-)
 READ_NUMBERS = pyarrow.csv.ReadOptions(column_names=["t", "channel", "value", "quality", "text"], use_threads=False)
 CONVERT_NUMBERS = pyarrow.csv.ConvertOptions(
     column_types={"t": pa.int64(), "channel": pa.string(), "value": pa.float64(), "quality": pa.uint32()},
@@ -103,28 +95,21 @@ def overview(
     samples_from: int | None,
 ) -> Overview:
     """See TelemetryStore.overview."""
-    if t0 >= t1 or buckets <= 0:
-        raise ValueError(f"expected t0 < t1 and buckets > 0, found {t0}, {t1}, {buckets}")
-    width = -(-(t1 - t0) // buckets)
-    if from_rollup is None:
-        from_rollup = width >= SECOND or (samples_from is not None and t0 < samples_from)
-    if from_rollup:
-        width = -(-width // SECOND) * SECOND
-        t0 = t0 // SECOND * SECOND
-    count = -(-(t1 - t0) // width)
-    result = {channel: (np.full(count, np.nan), np.full(count, np.nan)) for channel in channels}
+    grid = buckets_of(t0, t1, buckets, from_rollup, samples_from)
+    result = grid.empty(channels)
     if channels:
-        measurement, lo, hi = ("rollup_1s", "lo", "hi") if from_rollup else ("sample", "v", "v")
+        measurement, lo, hi = ("rollup_1s", "lo", "hi") if grid.from_rollup else ("sample", "v", "v")
         query = (
             f'SELECT min("{lo}"), max("{hi}") FROM "{measurement}" '  # noqa: S608
-            f"WHERE {of(kit, channels)} AND {within(t0, t0 + count * width)} "
-            f'GROUP BY time({width}ns, {t0 % width}ns), "channel" fill(none)'
+            f"WHERE {of(kit, channels)} AND {within(grid.t0, grid.end)} "
+            f'GROUP BY time({grid.width}ns, {grid.t0 % grid.width}ns), "channel" fill(none)'
         )
         for series in server.stream(query):
             low, high = result[series.tags["channel"]]
             for t, least, greatest in series.rows:
-                low[(t - t0) // width], high[(t - t0) // width] = least, greatest
-    return Overview(t0 + np.arange(count, dtype=np.int64) * width, width, result, from_rollup)
+                place = (t - grid.t0) // grid.width
+                low[place], high[place] = least, greatest
+    return grid.overview(result)
 
 
 def raw(server: Server, kit: str, channels: Sequence[str], t0: int, t1: int) -> pa.RecordBatchReader:
@@ -211,14 +196,10 @@ def statistics(
     server: Server, kit: str, channels: Sequence[str], t0: int, t1: int, samples_from: int | None
 ) -> dict[str, Statistics]:
     """See TelemetryStore.statistics: whole seconds from the roll-up, what is left at both ends from the samples."""
-    if samples_from is not None and t0 < samples_from:
-        t0 = t0 // SECOND * SECOND
-        if t1 < samples_from:
-            t1 = -(-t1 // SECOND) * SECOND
+    t0, t1 = left_by_retention(t0, t1, samples_from)
     if not channels or t0 >= t1:
         return {}
-    whole0 = -(-t0 // SECOND) * SECOND
-    whole1 = max(whole0, t1 // SECOND * SECOND)
+    whole0, whole1 = whole_seconds(t0, t1)
     mine = of(kit, channels)
     rolled = 'SELECT sum("n"), min("lo"), max("hi"), sum("total") FROM "rollup_1s"'
     sampled = 'SELECT count("v"), min("v"), max("v"), sum("v") FROM "sample"'
@@ -286,12 +267,7 @@ def clock(server: Server, kit: str, t0: int, t1: int) -> list[ClockFact]:
     columns = f'SELECT "offset", "uncertainty" FROM "clock" WHERE {of(kit)}'  # noqa: S608
     rows = rows_of(server, f"{columns} AND time <= {t0} ORDER BY time DESC LIMIT 1")
     rows += rows_of(server, f"{columns} AND {within(t0 + 1, max(t1, t0 + 1))}")
-    facts = [ClockFact(t, offset, uncertainty) for t, offset, uncertainty in rows]
-    same = [
-        (former.offset_ns, former.uncertainty_ns) == (later.offset_ns, later.uncertainty_ns)
-        for former, later in pairwise(facts)
-    ]
-    return facts[:1] + [fact for fact, repeated in zip(facts[1:], same, strict=True) if not repeated]
+    return changes([ClockFact(t, offset, uncertainty) for t, offset, uncertainty in rows])
 
 
 def newest_clock(server: Server) -> dict[str, ClockFact]:
