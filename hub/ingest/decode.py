@@ -8,7 +8,7 @@ missing values. Times stay those of the edge's clock, whatever offset the header
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +26,7 @@ from lab_contract.batch import (
     GAP_COLUMNS,
     GAP_SCHEMA_HASH,
     GAP_STREAM,
+    Batch,
     Gap,
     GapReason,
     Header,
@@ -69,6 +70,17 @@ def decode(data: bytes, sender: str, kits: Mapping[str, KitEntry], now_ns: int) 
 
     Raises BatchRejected with a stable reason for anything that can never be stored.
     """
+    batch, kit = checked_batch(data, sender, kits)
+    header = batch.header
+    if header.shape is Shape.FRAME:
+        return _frame(header, batch.payload, data, kit.model, now_ns)
+    if header.shape is Shape.EVENT:
+        return _events(header, batch.payload, data, kit.model, now_ns)
+    return _gaps(header, batch.payload, data, kit.model, now_ns)
+
+
+def checked_batch(data: bytes, sender: str, kits: Mapping[str, KitEntry]) -> tuple[Batch, KitEntry]:
+    """The batch with a header that is whole and its sender's, and the kit that it is of. Raises BatchRejected."""
     batch = unpack(data)
     header = batch.header
     if header.edge != sender:
@@ -81,11 +93,7 @@ def decode(data: bytes, sender: str, kits: Mapping[str, KitEntry], now_ns: int) 
     if header.clock_uncertainty_ns < CLOCK_UNKNOWN or abs(header.clock_offset_ns) > MOST_OFFSET_NS:
         detail = f"clock offset {header.clock_offset_ns} ns, uncertainty {header.clock_uncertainty_ns} ns"
         raise BatchRejected("bad_clock", f"{detail}, expected an offset below 100 years and an uncertainty from -1 on")
-    if header.shape is Shape.FRAME:
-        return _frame(header, batch.payload, data, kit.model, now_ns)
-    if header.shape is Shape.EVENT:
-        return _events(header, batch.payload, data, kit.model, now_ns)
-    return _gaps(header, batch.payload, data, kit.model, now_ns)
+    return batch, kit
 
 
 def _frame(header: Header, payload: memoryview, raw: bytes, model: KitModel, now_ns: int) -> DecodedFrame:
@@ -97,7 +105,7 @@ def _frame(header: Header, payload: memoryview, raw: bytes, model: KitModel, now
     t, values = _frame_reader().read(payload, header.rows, layout)
     if not (t[1:] > t[:-1]).all():
         raise BatchRejected("time_order", "expected each sample of a frame later than the one before")
-    _sane_times(int(t[0]), int(t[-1]), now_ns)
+    sane_times(int(t[0]), int(t[-1]), now_ns)
     finite = np.isfinite(values)
     if not finite.all():
         values = np.where(finite, values, np.float32(np.nan))
@@ -121,15 +129,13 @@ def _events(header: Header, payload: memoryview, raw: bytes, model: KitModel, no
     _no_nulls(column, EVENTS_NEVER_NULL)
     encoded = column["channel"].dictionary_encode()
     channels = tuple(encoded.dictionary.to_pylist())
-    for channel in channels:
-        if channel not in model.channel_by_id:
-            raise BatchRejected("unknown_channel", f"channel {channel[:80]!r}, expected one of kit model {model.id}")
+    known_channels(channels, model)
     text, t_server, t_receipt = column["text"], column["t_server"], column["t_receipt"]
     longest = 0 if text.null_count == len(text) else pc.max(pc.binary_length(text)).as_py()
     if longest > TEXT_BYTES:
         raise BatchRejected("text_too_long", f"a text of {longest} bytes, expected at most {TEXT_BYTES}")
     t = column["t"].to_numpy()
-    _sane_times(int(t.min()), int(t.max()), now_ns)
+    sane_times(int(t.min()), int(t.max()), now_ns)
     index = encoded.indices.to_numpy()
     values = column["value"].to_numpy(zero_copy_only=False)
     quality = column["quality"].to_numpy()
@@ -160,7 +166,7 @@ def _gaps(header: Header, payload: memoryview, raw: bytes, model: KitModel, now_
         if reason not in GAP_REASONS:
             raise BatchRejected("unknown_reason", f"reason {reason[:80]!r}, expected one of {', '.join(GapReason)}")
     begin, end = column["t_from"].to_numpy(), column["t_to"].to_numpy()
-    _sane_times(int(min(begin.min(), end.min())), int(max(begin.max(), end.max())), now_ns)
+    sane_times(int(min(begin.min(), end.min())), int(max(begin.max(), end.max())), now_ns)
     if np.any(begin > end):
         raise BatchRejected("time_order", "a gap that ends before it begins")
     if (pc.min(column["count"]).as_py() or 0) < 0:
@@ -168,6 +174,13 @@ def _gaps(header: Header, payload: memoryview, raw: bytes, model: KitModel, now_
     found = zip(*(rows.column(place).to_pylist() for place in range(len(GAP_COLUMNS))), strict=True)
     gaps = tuple(Gap(stream, t_from, t_to, GapReason(why), n) for stream, t_from, t_to, why, n in found)
     return DecodedGaps(header, now_ns, raw, gaps)
+
+
+def known_channels(channels: Iterable[str], model: KitModel) -> None:
+    """Raises BatchRejected for a channel that the kit model does not have."""
+    for channel in channels:
+        if channel not in model.channel_by_id:
+            raise BatchRejected("unknown_channel", f"channel {channel[:80]!r}, expected one of kit model {model.id}")
 
 
 def _no_nulls(column: Mapping[str, pa.Array], names: tuple[str, ...]) -> None:
@@ -185,7 +198,8 @@ def _same_hash(header: Header, expected: int) -> None:
         )
 
 
-def _sane_times(first: int, last: int, now_ns: int) -> None:
+def sane_times(first: int, last: int, now_ns: int) -> None:
+    """Raises BatchRejected for a time of no clock that was ever set, or too far after the hub's `now_ns`."""
     if first < EARLIEST_NS:
         raise BatchRejected("time_too_early", f"{first} ns, expected not before 2000-01-01T00:00:00Z")
     if last > now_ns + AHEAD_NS:

@@ -10,7 +10,14 @@ from lab_contract.batch import HEADER, HEADER_BYTES, Shape
 
 MAX_BYTES = 64 * 1024 * 1024
 BURST_SAMPLES = 250_000
-"""Larger transactions store no faster and make the acknowledgement late; below a row group (122,880) they are dear."""
+"""Larger transactions store no faster and make the acknowledgement late."""
+WORTH_SAMPLES = 150_000
+"""From a row group (122,880 rows) on the embedded store writes a transaction once and not twice."""
+BUSY_SAMPLES = 30_000
+"""Once this much comes at a time it is worth waiting for more."""
+GATHER_S = 0.1
+"""How long then: half of the load that a hub can take would else be stored in so many small transactions that
+acknowledgements are twice as late."""
 BURST_BYTES = 16 * 1024 * 1024
 """A burst of messages that tell no number of samples, or of long texts, ends here."""
 _SHAPE, _ROWS = 2, 5
@@ -45,6 +52,7 @@ class Inbox:
         self._messages: deque[Message] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._samples = self._last_samples = 0
         self.bytes = 0
 
     def put(self, message: Message) -> bool:
@@ -54,17 +62,23 @@ class Inbox:
                 return False
             self._messages.append(message)
             self.bytes += len(message.data)
-            self._changed.notify()
+            self._samples += message.samples
+            # The writer waits for the first or for enough; to wake it for each between would cost both threads time.
+            if len(self._messages) == 1 or self._worth_it():
+                self._changed.notify()
             return True
 
     def take(self, timeout_s: float) -> list[Message]:
         """What has come, up to a burst; empty after the time-out or once closed.
 
-        Nothing is waited for once there is one message: while one burst is stored the next gathers by itself.
+        While little comes nothing is waited for once there is one message: while one burst is stored the next gathers
+        by itself. Where the last burst was large, a while is waited for a burst that is worth its transaction.
         """
         with self._changed:
             if not self._messages and not self._closed:
                 self._changed.wait(timeout_s)
+            if self._last_samples >= BUSY_SAMPLES:
+                self._changed.wait_for(self._worth_it, GATHER_S)
             burst: list[Message] = []
             size = samples = 0
             while self._messages and not self._closed and size < BURST_BYTES and samples < BURST_SAMPLES:
@@ -73,7 +87,12 @@ class Inbox:
                 samples += message.samples
                 burst.append(message)
             self.bytes -= size
+            self._samples -= samples
+            self._last_samples = samples
             return burst
+
+    def _worth_it(self) -> bool:
+        return self._closed or self._samples >= WORTH_SAMPLES or self.bytes >= BURST_BYTES
 
     def close(self) -> None:
         """Take and give nothing more."""

@@ -14,7 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from hub.ingest.decode import KitEntry, decode
+from hub.ingest.burst import decode_burst
+from hub.ingest.decode import KitEntry
 from hub.ingest.inbox import Inbox, Message
 from hub.ingest.replays import Replays
 from hub.store.base import (
@@ -87,18 +88,13 @@ class Writer:
             self._replays.ask_due()
 
     def _take_in(self, burst: list[Message]) -> None:
-        kits = self._kits()
         good: Good = []
         bad: Bad = []
-        for message in burst:
-            try:
-                good.append((message, decode(message.data, message.sender, kits, message.received_ns)))
-            except BatchRejected as rejected:
-                bad.append((message, rejected))
-            except Exception as error:
-                # A fault of ours in decoding must not stop everyone else's data.
-                log.exception("decoding a batch of edge %s failed", message.sender)
-                bad.append((message, BatchRejected("decoder_fault", f"{type(error).__name__}: {error}")))
+        for message, found in zip(burst, decode_burst(burst, self._kits()), strict=True):
+            if isinstance(found, BatchRejected):
+                bad.append((message, found))
+            else:
+                good.append((message, found))
         committed, refused = self._store_all(good)
         bad += refused
         if bad and not self._keep_aside(bad):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from lab_contract.batch import HEADER_BYTES, digest
 from lab_contract.errors import BatchRejected, MessageInvalid
 from lab_contract.messages import EdgeStatus, dump, load_ack, load_status
 from tests.hostile_wire import ACKS, BATCHES, EVENTS, FRAME, STATUSES, Hostile, event_arrow, frame_arrow, sealed
-from tests.hub.ingest_line import Line, acknowledged, until
+from tests.hub.ingest_line import WAIT_S, Line, acknowledged, until
 from tests.hub.support import kits
-from tests.small_kit import EDGE, EEG, KIT, NOW, SECOND, event_bytes
+from tests.small_kit import EDGE, EEG, KIT, NOW, SECOND, event_bytes, frame_bytes
 
 
 def names(case: Hostile) -> str:
@@ -108,6 +109,39 @@ def test_inbox_refuses_past_its_bound_and_gives_bursts() -> None:
     assert (inbox.bytes, inbox.take(0)) == (0, [])
     inbox.close()
     assert not inbox.put(Message("e", b"x", 2))
+
+
+def test_a_lone_message_is_not_kept_waiting_and_a_flood_is_gathered() -> None:
+    """Live values would come a tenth of a second later for nothing, or a busy hub would store in crumbs."""
+    inbox = Inbox()
+    inbox.put(Message("e", FRAME, 0))
+    assert len(inbox.take(WAIT_S)) == 1
+    flood = frame_bytes(1, NOW + np.arange(20_000) * 4_000_000)
+    for _ in range(2):
+        inbox.put(Message("e", flood, 0))
+    assert len(inbox.take(WAIT_S)) == 2
+    taken: list[list[Message]] = []
+    # Busy now: whoever takes wakes for enough, not for the first.
+    taker = threading.Thread(target=lambda: taken.append(inbox.take(WAIT_S)))
+    with inbox._changed:
+        taker.start()
+        for _ in range(3):
+            inbox.put(Message("e", flood, 0))
+    taker.join()
+    assert [len(burst) for burst in taken] == [3]
+    assert (inbox.bytes, inbox._samples) == (0, 0)
+
+
+def test_a_burst_ends_at_its_samples_and_at_its_bytes() -> None:
+    """Ten seconds of backlog in one transaction would keep every edge waiting for its acknowledgement."""
+    flood = frame_bytes(1, NOW + np.arange(20_000) * 4_000_000)
+    inbox = Inbox()
+    for _ in range(20):
+        inbox.put(Message("e", flood, 0))
+    assert [len(inbox.take(0)) for _ in range(5)] == [4] * 5
+    for _ in range(5):
+        inbox.put(Message("e", bytes(4 * 1024 * 1024), 0))
+    assert [len(inbox.take(0)) for _ in range(2)] == [4, 1]
 
 
 @pytest.fixture
