@@ -73,9 +73,10 @@ def proxy(to_port: int, *, version: str = "") -> Iterator[Proxy]:
         if path == "/api/v2/delete":
             given = json.loads(body)
             measurement, _, rest = given["predicate"].partition(" AND ")
-            where = " AND ".join(f"{part.split('=')[0]}='{part.split('=')[1][1:-1]}'" for part in rest.split(" AND "))
+            tags = (part.split("=") for part in rest.split(" AND ") if part)
+            where = "".join(f"{name}='{value[1:-1]}' AND " for name, value in tags)
             name = measurement.split("=")[1]
-            ask(f"DELETE FROM {name} WHERE {where} AND time < '{given['stop']}'", fields["bucket"])  # noqa: S608
+            ask(f"DELETE FROM {name} WHERE {where}time < '{given['stop']}'", fields["bucket"])  # noqa: S608
             return 204, {}
         return None
 

@@ -1,8 +1,9 @@
 """Replays: receives what edges keep although it was acknowledged, asks for what the store does not have.
 
-A hub whose store was put back to an older copy has forgotten batches that it once acknowledged. The edges keep those
-for a while; each says in its status which. The ledger tells what is missing of them. Numbers that were never used, or
-whose batch was kept aside, are missing for ever, so the same is asked for a few times and then no more.
+A hub whose store was put back to an older copy has forgotten batches that it once acknowledged, and a database server
+can lose them by itself, which the store's audit tells. The edges keep those for a while; each says in its status which.
+The ledger tells what is missing of them. Numbers that were never used, or whose batch was kept aside, are missing for
+ever, so the same is asked for a few times and then no more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ASK_AGAIN_NS = 60_000_000_000
 MOST_ASKED = 4
 MOST_RANGES = 1000
 """Ranges in one request; the rest is found at the next look."""
+AUDIT_NS = 20_000_000_000
+"""How often the store is asked whether it still has everything."""
 MOST_KEPT = 64
 """Epochs of one edge that are looked at; an edge keeps a few."""
 
@@ -51,7 +54,8 @@ class Replays:
         self._lock = threading.Lock()
         self._looks: dict[str, _Look] = {}
         self._seen: dict[str, int] = {}
-        """Edges that have reported since the hub's start, with their epoch."""
+        """Edges that have reported since the hub's start, or since the store lost something, with their epoch."""
+        self._audit_due_ns = clock.monotonic_ns() + AUDIT_NS
 
     def heard(self, status: EdgeStatus) -> None:
         """An edge has reported: its ledger is due if that is news."""
@@ -65,6 +69,9 @@ class Replays:
     def ask_due(self) -> None:
         """Look at what is due, one edge at a time, so that the writer is soon back at its work."""
         now = self._clock.monotonic_ns()
+        if self._audit_due_ns <= now:
+            self._audit_due_ns = now + AUDIT_NS
+            self._audit()
         with self._lock:
             due = next(((edge, look) for edge, look in self._looks.items() if look.due_ns <= now), None)
         if due is None:
@@ -84,6 +91,17 @@ class Replays:
                 look.due_ns = now + ASK_AGAIN_NS
             else:
                 del self._looks[edge]
+
+    def _audit(self) -> None:
+        try:
+            lost = self._store.audit()
+        except StoreUnavailable as error:
+            log.warning("whether the store still has everything cannot be told yet: %s", error)
+            return
+        if lost != self._counters["lost_by_store"]:
+            self._counters["lost_by_store"] = lost
+            # Each edge's next status says what it keeps by now.
+            self._seen.clear()
 
     def _ask(self, edge: str, look: _Look) -> bool:
         """Whether anything was asked for."""

@@ -105,6 +105,7 @@ class Ingest:
             probes=0,
             refused_probes=0,
             replays=0,
+            lost_by_store=0,
         )
         self._probes = Probes(clock)
         self._replays = Replays(store, clock, self._say, self._counters)

@@ -335,6 +335,14 @@ class TelemetryStore(Protocol):
         """The numbers from `first` to `last` (both inclusive) that no batch was stored under, as inclusive ranges."""
         ...
 
+    def audit(self) -> int:
+        """Look whether the engine still has what it has confirmed; how many batches it has lost since the store was
+        opened.
+
+        Those are taken out of the ledger, so that `missing` names them and they are stored when they come again.
+        """
+        ...
+
     def put_results(self, results: Sequence[Result]) -> None:
         """Keep results; durable when it returns. One of the same kit, task and t replaces the former."""
         ...

@@ -123,6 +123,10 @@ class DuckdbStore:
         """See TelemetryStore.missing."""
         return self._engine.ask(lambda con: duckdb_questions.missing(con, edge, epoch, first, last))
 
+    def audit(self) -> int:
+        """See TelemetryStore.audit; samples and ledger are of one transaction here."""
+        return 0
+
     def put_results(self, results: Sequence[Result]) -> None:
         """See TelemetryStore.put_results."""
         rows = [_result_row(result) for result in results]

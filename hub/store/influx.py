@@ -52,8 +52,14 @@ class InfluxStore:
     it has. Raises StoreMisconfigured for a URL or options that cannot serve.
     """
 
-    def __init__(self, url: str, options: StoreOptions, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self._session = Session(url, options, monotonic_ns)
+    def __init__(
+        self,
+        url: str,
+        options: StoreOptions,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        time_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._session = Session(url, options, monotonic_ns, time_ns)
 
     @property
     def store_id(self) -> str:
@@ -101,6 +107,8 @@ class InfluxStore:
                 if count:
                     self._forget(count)
                 deleted += count
+        session.ledger().drop_marks(before)
+        session.asked(lambda server: influx_database.delete_marks(server, session.options.org, before))
         return deleted
 
     def _forget(self, count: int) -> None:
@@ -177,6 +185,11 @@ class InfluxStore:
         """See TelemetryStore.missing."""
         self._session.connect()
         return self._session.ledger().missing(edge, epoch, first, last)
+
+    def audit(self) -> int:
+        """See TelemetryStore.audit."""
+        self._session.audit()
+        return self._session.forgotten
 
     def results(self, kit: str, t0: int, t1: int) -> list[Result]:
         """See TelemetryStore.results."""

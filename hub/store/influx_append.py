@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hub.store import influx_questions
 from hub.store.base import SECOND, DecodedBatch, DecodedGaps, Latest, Outcome
 from hub.store.columns import clock_facts
 from hub.store.influx_lines import LINES, clock_line, gap_line, sample_bodies, write_line
+from hub.store.influx_marks import Marks
 from hub.store.influx_points import Points, Second
 from hub.store.influx_session import Session
 from hub.store.influx_sidecar import Entry, Held
@@ -38,18 +41,26 @@ def _write(session: Session, fresh: Sequence[DecodedBatch]) -> None:
         *(clock_line(kit, fact.t, fact.offset_ns, fact.uncertainty_ns) for kit, fact in facts),
     ]
     session.book.begin(points)
-    samples = sample_bodies(points.samples, session.book.series, points.twins)
+    marks = Marks(number, session.mark_no)
     computed: dict[int, dict[int, Second]] = {}
     # The number last, so that a database that has it has everything before it; in one body with little else, as
     # most appends are small.
-    first = next(samples, b"") if points.samples.num_rows <= LINES and not points.unknown else b""
+    small = points.samples.num_rows <= LINES and not points.unknown
+    samples = sample_bodies(points.samples, session.book.series, points.twins, *(() if small else (marks.lines,)))
+    first = next(samples, b"") if small else b""
     session.server.write_all(samples)
     if points.unknown:
         computed = _compute(session, points)
     rolled = [line for part in (points.known, computed) for line in session.book.rollup_lines(part)]
-    session.server.write(first + "".join([*told, *rolled, write_line(number)]).encode())
+    times = [second.t for part in (points.known, computed) for of_one in part.values() for second in of_one.values()]
+    times += [gap.t_from for batch in fresh if isinstance(batch, DecodedGaps) for gap in batch.gaps]
+    times += [fact.t for _, fact in facts]
+    within = np.array(times, dtype=np.int64)
+    last = marks.lines(np.concatenate([points.samples["t"].to_numpy(), within]) if small else within)
+    session.server.write(first + "".join([*told, *rolled]).encode() + last + write_line(number).encode())
     session.write_no = number
-    _enter(session, fresh, points, number)
+    session.mark_no = marks.last
+    _enter(session, fresh, points, number, marks.made)
     session.book.complete(points, computed)
     session.clock = newest_clock
 
@@ -68,14 +79,14 @@ def _compute(session: Session, points: Points) -> dict[int, dict[int, Second]]:
     return computed
 
 
-def _enter(session: Session, fresh: Sequence[DecodedBatch], points: Points, number: int) -> None:
+def _enter(session: Session, fresh: Sequence[DecodedBatch], points: Points, number: int, marks: Sequence[int]) -> None:
     latest = {
         session.book.series[series]: one
         for series, one in points.columns.latest.items()
         if not _newer_known(session, *session.book.series[series], one)
     }
     entries = [_entry(batch) for batch in fresh]
-    session.ledger().enter(entries, latest, number)
+    session.ledger().enter(entries, latest, number, marks)
     for (kit, channel), one in latest.items():
         session.know(kit, channel, one)
     session.samples += points.samples.num_rows

@@ -7,6 +7,7 @@ and deletions, 3.x by its configuration endpoint; 3.x deletes by the database's 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -103,6 +104,26 @@ def retention(server: Server) -> str:
     return "by the database's own retention period"
 
 
+def kept_from(server: Server, now_ns: int) -> int | None:
+    """From when on (UTC ns) the database's own retention has deleted nothing; None where nobody knows.
+
+    Raises StoreUnavailable.
+    """
+    if server.major > 2:
+        return None
+    try:
+        told = retention(server).rpartition(": ")[2]
+    except Forbidden:
+        return None
+    days = re.fullmatch(r"(\d+) days", told)
+    hours = re.fullmatch(r"(\d+)h0m0s", told)
+    if told == "for ever":
+        return -(1 << 62)
+    if days is not None:
+        return now_ns - int(days[1]) * DAY_S * SECOND
+    return now_ns - int(hours[1]) * 3600 * SECOND if hours is not None else None
+
+
 def permissions(server: Server) -> str:
     """What these credentials may do, tried out without leaving anything behind. Raises StoreUnavailable."""
     may = []
@@ -149,6 +170,16 @@ def delete_samples(server: Server, org: str | None, kit: str, channel: str, befo
         return
     predicate = f'_measurement="sample" AND kit="{kit}" AND channel="{channel}"'
     body = {"start": "1970-01-01T00:00:00Z", "stop": _rfc3339(before_ns), "predicate": predicate}
+    query = {"bucket": server.database, **({"org": org} if org else {})}
+    server.call("POST", "/api/v2/delete", query, body, PATIENT_S).close()
+
+
+def delete_marks(server: Server, org: str | None, before_ns: int) -> None:
+    """Delete the marks of writes before a time."""
+    if server.major == 1:
+        server.query(f'DELETE FROM "mark" WHERE time < {before_ns}', patient=True)  # noqa: S608
+        return
+    body = {"start": "1970-01-01T00:00:00Z", "stop": _rfc3339(before_ns), "predicate": '_measurement="mark"'}
     query = {"bucket": server.database, **({"org": org} if org else {})}
     server.call("POST", "/api/v2/delete", query, body, PATIENT_S).close()
 

@@ -10,6 +10,7 @@ Pure. Measurements, each with the tag `kit` unless said otherwise:
 * `clock`: fields `offset`, `uncertainty` int (ns);
 * `result`: tags `kit_model`, `workshop`, `task`; fields `score`, `duration` float, `passed` bool, `measures` string (a
   JSON object) and each measure as a float `m_NAME`;
+* `mark`: no tag; field `n` int, the number of the write; in every body one in each hour that the body has points in;
 * `meta`: no tag; fields `store_id` string, `write` int, at META_NS.
 
 Escapes as in the InfluxDB line protocol reference: comma, equals sign, space in tags; quote, backslash in strings.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -59,12 +60,20 @@ def literal(value: str) -> str:
 
 
 def sample_bodies(
-    samples: pa.Table, series: Sequence[tuple[str, str]], twins: NDArray[np.int64] | None = None
+    samples: pa.Table,
+    series: Sequence[tuple[str, str]],
+    twins: NDArray[np.int64] | None = None,
+    mark: Callable[[NDArray[np.int64]], bytes] = lambda _times: b"",
 ) -> Iterator[bytes]:
-    """The lines of samples in bodies of LINES, made as they are asked for."""
+    """The lines of samples in bodies of LINES, made as they are asked for, each with the lines that `mark` has for its
+    times.
+    """
     for first in range(0, samples.num_rows, SLICE):
         some = None if twins is None else twins[first : first + SLICE]
-        yield from bodies(sample_lines(samples.slice(first, SLICE), series, some))
+        part = samples.slice(first, SLICE)
+        t = part["t"].to_numpy()
+        for number, body in enumerate(bodies(sample_lines(part, series, some))):
+            yield body + mark(t[number * LINES : (number + 1) * LINES])
 
 
 def sample_lines(
@@ -179,6 +188,11 @@ def _fields(fields: Mapping[str, str]) -> str:
 def identity_line(store_id: str) -> str:
     """The store's id: it belongs to the database, not to the hub."""
     return f"meta store_id={text(store_id)} {META_NS}\n"
+
+
+def mark_line(number: int, t: int) -> str:
+    """A mark of the write `number` at `t`."""
+    return f"mark n={number}i {t}\n"
 
 
 def write_line(number: int) -> str:

@@ -1,7 +1,8 @@
 """Beneath the InfluxDB store: one database, its sidecar, and what is known of both without asking.
 
 Connects when it is first needed and whenever the database was gone; sees to it that the ledger belongs to the very
-database by the store's id in it, and that the database is not older than the ledger by the number of the last write.
+database by the store's id in it, that the database is not older than the ledger by the number of the last write, and
+that it has every write by its marks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from hub.store import influx_database, influx_questions
+from hub.store import influx_database, influx_marks, influx_questions
 from hub.store.base import ClockFact, Latest, StoreRefused, StoreUnavailable
 from hub.store.influx_client import DatabaseMissing, Server
 from hub.store.influx_lines import identity_line
@@ -34,20 +35,27 @@ class Session:
     Raises StoreMisconfigured for a URL or options that cannot serve.
     """
 
-    def __init__(self, url: str, options: StoreOptions, monotonic_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, url: str, options: StoreOptions, monotonic_ns: Callable[[], int], time_ns: Callable[[], int]
+    ) -> None:
         self.server = Server(url, options, monotonic_ns)
         self.options = options
         self.monotonic_ns = monotonic_ns
+        self._time_ns = time_ns
         self.writing = threading.RLock()
         """Held by whoever writes."""
         self._connected = self.closed = False
+        self._doubtful = True
+        """The server may have been started anew since its marks were compared."""
+        self.forgotten = 0
+        """Batches whose samples the database has lost, since this was made."""
         self.book = Book()
         # By kit and channel.
         self.latest: dict[str, dict[str, Latest]] = {}
         self.clock: dict[str, ClockFact] = {}
         self.sidecar: Sidecar | None = None
         self.store_id = ""
-        self.write_no = 0
+        self.write_no = self.mark_no = 0
         self.samples_from: int | None = None
         self.held = Held(0, 0, None, None)
         self.bytes_on_disk = 0
@@ -86,6 +94,31 @@ class Session:
             self.write_no = write_no
             self.load()
             self._connected = True
+            self._audit(whole=True)
+
+    def audit(self) -> None:
+        """Look whether the database still has what was written; forget the batches of which it has not all."""
+        with self.writing:
+            self.connect()
+            with self._answering():
+                _, write_no, _ = self._meta()
+                if write_no < self.write_no:
+                    self._forget(self.ledger().forget_after(write_no))
+                    self.write_no = write_no
+                self._audit(whole=self._doubtful)
+
+    def _audit(self, *, whole: bool) -> None:
+        kept_from = influx_database.kept_from(self.server, self._time_ns())
+        lost = influx_marks.lost_writes(self.server, self.ledger(), whole=whole, kept_from=kept_from)
+        if lost:
+            self._forget(self.ledger().forget_writes(lost))
+        self._doubtful = False
+
+    def _forget(self, count: int) -> None:
+        self.forgotten += count
+        log.error("InfluxDB has lost what it had confirmed: %d batches are forgotten, edges are asked for them", count)
+        self.latest = {}
+        self.load()
 
     def _meta(self) -> tuple[str, int, int | None]:
         rows = influx_questions.rows_of(self.server, influx_database.META)
@@ -112,6 +145,7 @@ class Session:
         elif int(sidecar.get("write") or 0) > write_no:
             count = sidecar.forget_after(write_no)
             self.latest = {}
+            self.forgotten += count
             log.warning("the database is older than its ledger: %d batches are not in it and are forgotten", count)
         self.store_id = store_id
         if new and write_no:
@@ -140,6 +174,7 @@ class Session:
             self.know(kit, channel, latest)
         self.clock = influx_questions.newest_clock(self.server)
         self.held = self.ledger().held()
+        self.mark_no = max(self.mark_no, self.ledger().last_mark())
         self.bytes_on_disk = influx_database.bytes_on_disk(self.server)
 
     def know(self, kit: str, channel: str, latest: Latest) -> None:
@@ -157,9 +192,11 @@ class Session:
         except DatabaseMissing as error:
             # Look for it, or make it, before the next call.
             self._connected = False
+            self._doubtful = True
             self.away = str(error)
             raise
         except StoreUnavailable as error:
+            self._doubtful = True
             self.away = str(error)
             raise
         except StoreRefused:
@@ -184,6 +221,8 @@ class Session:
             try:
                 self.connect()
                 with self._answering():
+                    if self._doubtful:
+                        self._audit(whole=True)
                     yield
             except StoreUnavailable as error:
                 self.failures += 1

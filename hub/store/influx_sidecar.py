@@ -20,6 +20,9 @@ from hub.store.base import Latest, Quarantine, QuarantinedBatch, StoreUnavailabl
 
 HALF = 1 << 63
 """SQLite's integers are signed: epochs and numbers of 64 bits are kept less this, in the same order."""
+MARKS = 100_000
+"""How many are remembered, the newest. Only what stands in the server's write-ahead log can be lost, which it writes
+into its files from 25 MB on and after ten minutes without a write: fewer writes than this."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger (
@@ -28,6 +31,8 @@ CREATE TABLE IF NOT EXISTS ledger (
     clock_uncertainty_ns INTEGER, samples INTEGER NOT NULL, t_first INTEGER, t_last INTEGER, write_no INTEGER NOT NULL,
     PRIMARY KEY (edge, epoch, seq)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ledger_by_write ON ledger (write_no);
+CREATE TABLE IF NOT EXISTS mark (t INTEGER PRIMARY KEY, number INTEGER NOT NULL, write_no INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS mark_by_number ON mark (number);
 CREATE TABLE IF NOT EXISTS latest (
     kit TEXT NOT NULL, channel TEXT NOT NULL, t INTEGER NOT NULL, value REAL, text TEXT, quality INTEGER NOT NULL,
     PRIMARY KEY (kit, channel)) WITHOUT ROWID;
@@ -123,10 +128,19 @@ class Sidecar:
                     found[edge, epoch, seq] = row[0]
         return found
 
-    def enter(self, entries: Sequence[Entry], latest: Mapping[tuple[str, str], Latest], write_no: int) -> None:
-        """Write the batches' rows and the newest values by (kit, channel); durable when it returns."""
+    def enter(
+        self,
+        entries: Sequence[Entry],
+        latest: Mapping[tuple[str, str], Latest],
+        write_no: int,
+        marks: Sequence[int] = (),
+    ) -> None:
+        """Write the batches' rows, the newest values by (kit, channel) and the times of the write's marks; durable when
+        it returns.
+        """
         with self.transaction() as con:
             _enter(con, entries, write_no)
+            _mark(con, [(t, write_no) for t in marks])
             con.executemany(
                 "INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?, ?, ?)",
                 [(*key, one.t, one.value, one.text, one.quality) for key, one in latest.items()],
@@ -138,13 +152,46 @@ class Sidecar:
         rows = self._ask("SELECT kit, channel, t, value, text, quality FROM latest")
         return {(kit, channel): Latest(*one) for kit, channel, *one in rows}
 
+    def marks(self, t0: int, t1: int) -> dict[int, int]:
+        """The marks that the database should have in a window: the number of the write by time."""
+        return dict(self._ask("SELECT t, write_no FROM mark WHERE t >= ? AND t < ?", (t0, t1)))
+
+    def marks_by_hour(self, hour_ns: int) -> dict[int, int]:
+        """How many marks the database should have in each hour, by its first ns."""
+        return dict(self._ask("SELECT t / ? * ? AS hour, count(*) FROM mark GROUP BY hour", (hour_ns, hour_ns)))
+
+    def last_mark(self) -> int:
+        """The number of the newest mark."""
+        return int(self._ask("SELECT coalesce(max(number), 0) FROM mark")[0][0])
+
+    def take_marks(self, times: Iterable[int]) -> None:
+        """Marks that the database has of a write that was cut off: they belong to no row."""
+        with self.transaction() as con:
+            _mark(con, [(t, 0) for t in times])
+
+    def drop_marks(self, before: int) -> None:
+        """Expect no marks before this time any more."""
+        with self.transaction() as con:
+            con.execute("DELETE FROM mark WHERE t < ?", (before,))
+
     def forget_after(self, write_no: int) -> int:
         """Take out the rows of later writes, which the database does not have; how many."""
         with self.transaction() as con:
             count: int = con.execute("DELETE FROM ledger WHERE write_no > ?", (write_no,)).rowcount
+            con.execute("DELETE FROM mark WHERE write_no > ?", (write_no,))
             # They may be of what is not there any more; the database is asked for what is.
             con.execute("DELETE FROM latest")
             con.execute("INSERT OR REPLACE INTO meta VALUES ('write', ?)", (str(write_no),))
+        return count
+
+    def forget_writes(self, numbers: Iterable[int]) -> int:
+        """Take out the rows of these writes, of which the database has lost a part; how many."""
+        count = 0
+        with self.transaction() as con:
+            for number in numbers:
+                count += con.execute("DELETE FROM ledger WHERE write_no = ?", (number,)).rowcount
+                con.execute("DELETE FROM mark WHERE write_no = ?", (number,))
+            con.execute("DELETE FROM latest")
         return count
 
     def missing(self, edge: str, epoch: int, first: int, last: int) -> list[tuple[int, int]]:
@@ -227,6 +274,13 @@ class Sidecar:
             # The log beside the file went with the close.
             self.path.replace(aside)
         return aside
+
+
+def _mark(con: sqlite3.Connection, marks: Sequence[tuple[int, int]]) -> None:
+    ((last,),) = con.execute("SELECT coalesce(max(number), 0) FROM mark")
+    rows = [(t, last + number, write_no) for number, (t, write_no) in enumerate(marks, 1)]
+    con.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", rows)
+    con.execute("DELETE FROM mark WHERE number <= ?", (last + len(rows) - MARKS,))
 
 
 def _enter(con: sqlite3.Connection, entries: Sequence[Entry], write_no: int) -> None:

@@ -106,6 +106,7 @@ def summary(report: Report) -> list[str]:
         f"link troubles  {sum(report.troubles.values())}: {counted(report.troubles)}",
         f"disks filled   {sum(report.filled.values())}: {counted(report.filled)} ({report.disks}), edge felt {felt}",
         f"redeliveries   {report.redeliveries} of {report.batches} batches",
+        f"lost by server {report.lost_by_server} batches, asked for again",
         f"recovery       {len(report.recoveries_s)} times, slowest {max(report.recoveries_s, default=0):.1f} s",
         f"gap records    {verdict.gaps}: {counted(report.gaps)}",
         f"values made    {verdict.made}: {verdict.said} lost before the spool and said, {at_the_edge} at a gap's edge",

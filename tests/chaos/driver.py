@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import shutil
 import time
 from collections import Counter
@@ -17,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge_agent.uplink import STATUS_S
+from hub.ingest.replays import AUDIT_NS
 from hub.store import open_store
 from lab_contract.batch import Gap
 from tests.chaos.link import Heard, Link
@@ -33,6 +36,9 @@ DRAINS_S = 180.0
 FEELS_S = 20.0
 QUIET_S = 1.5
 """So long nothing new is sent before the line counts as drained: a batch is gathered for 0.25 s."""
+AUDIT_S = AUDIT_NS / 1e9 + 2 * STATUS_S
+"""The same where a database server may have lost what it confirmed: the hub looks, and asks at a status of the edge."""
+LOST = re.compile(r"(\d+) batches (?:are not in it and )?are forgotten")
 ALL_TIME = (0, 2**62)
 
 
@@ -66,6 +72,8 @@ class Report:
     recoveries_s: list[float] = field(default_factory=list[float])
     batches: int = 0
     redeliveries: int = 0
+    lost_by_server: int = 0
+    """Batches that the hub found to be gone from the database though it had confirmed them, and asked for again."""
     aside: dict[str, int] = field(default_factory=dict[str, int])
     gaps: Counter[str] = field(default_factory=Counter[str])
     verdict: Verdict = field(default_factory=Verdict)
@@ -93,6 +101,7 @@ class Report:
             "edge_felt_it": self.felt,
             "batches": self.batches,
             "redeliveries": self.redeliveries,
+            "lost_by_server": self.lost_by_server,
             "recoveries": len(self.recoveries_s),
             "slowest_recovery_s": max(self.recoveries_s, default=0.0),
             "gap_records": dict(self.gaps),
@@ -245,12 +254,13 @@ class _Run:
         await self._end("producer")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRAINS_S
+        quiet_s = AUDIT_S if self._report.order.store == "influx" else QUIET_S
         while True:
             seen = self._link.heard.statuses
             if not await self._link.wait(lambda heard, n=seen: heard.statuses > n and _is_empty(heard), DRAINS_S):
                 raise Stuck(f"waited {DRAINS_S:.0f} s for the spool to drain; {self._state()}")
             sent = len(self._link.heard.sent)
-            if not await self._link.wait(lambda heard, n=sent: len(heard.sent) > n, QUIET_S):
+            if not await self._link.wait(lambda heard, n=sent: len(heard.sent) > n, quiet_s):
                 break
             if loop.time() > deadline:
                 raise Stuck(f"the edge still sends after {DRAINS_S:.0f} s; {self._state()}")
@@ -269,6 +279,7 @@ class _Run:
         report.verdict = await asyncio.to_thread(judge, made, committed.samples, committed.gaps, samples, gaps)
         report.batches = len(committed.digests)
         report.redeliveries = heard.redeliveries
+        report.lost_by_server = sum(map(int, LOST.findall(self._site.folder.joinpath("hub.log").read_text("utf-8"))))
         report.aside = aside
         report.gaps.update(gap.reason.value for gap in gaps)
         if unknown := set(heard.sent) - set(committed.digests):

@@ -36,14 +36,6 @@ class Ended:
     said: str
 
 
-@dataclass(frozen=True)
-class First:
-    """What is run before each start: the same command with this environment, until its log has the word, then ended."""
-
-    environment: dict[str, str]
-    word: str
-
-
 class Part:
     """One program. Its standard input is a pipe, which ends with us, and so does whatever leaves with its parent."""
 
@@ -53,14 +45,12 @@ class Part:
         command: list[str],
         log: Path,
         *,
-        first: First | None = None,
         on_start: Callable[[], None] = lambda: None,
         on_end: Callable[[str, int, str], None] = lambda _name, _code, _said: None,
     ) -> None:
         self.name = name
         self._command = command
         self._log = log
-        self._first = first
         self._on_start = on_start
         self._on_end = on_end
         self._process: asyncio.subprocess.Process | None = None
@@ -113,39 +103,17 @@ class Part:
         return self._log.read_text("utf-8", "replace")[-TAIL:] if self._log.exists() else ""
 
     async def _launch(self) -> None:
-        while self._first is not None and not await self._run_first(self._first):  # noqa: ASYNC110 - as a service does
-            await asyncio.sleep(AGAIN_S)
-        await self._execute({})
-
-    async def _execute(self, environment: dict[str, str]) -> asyncio.subprocess.Process:
         with self._log.open("ab") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end everything in order.
-            self._process = process = await asyncio.create_subprocess_exec(
+            self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 cwd=ROOT,
-                env={**os.environ, **environment},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self._on_start()
-        return process
-
-    async def _run_first(self, first: First) -> bool:
-        """Whether it came as far as it should, and has ended in order."""
-        begin = self._log.stat().st_size if self._log.exists() else 0
-        process = await self._execute(first.environment)
-
-        def has_said() -> bool:
-            with self._log.open("rb") as log:
-                log.seek(begin)
-                return first.word.encode() in log.read()
-
-        await _until(lambda: process.returncode is not None or has_said(), APPEARS_S, f"{self.name} to open its files")
-        with suppress(ProcessLookupError):
-            process.terminate()
-        return await process.wait() == 0
 
     def _stop_watching(self) -> None:
         if self._watcher is not None:

@@ -20,7 +20,7 @@ from tests import influx
 from tests.brokers import free_port, mosquitto_with_plugin, nats_server
 from tests.chaos.disk import Disk, small_disk
 from tests.chaos.made import KIT, MODEL, PREFIX, model
-from tests.chaos.parts import Child, First, Part, python
+from tests.chaos.parts import Child, Part, python
 
 Store = Literal["duckdb", "influx"]
 Broker = Literal["nats", "mosquitto"]
@@ -31,10 +31,6 @@ SPOOL_MB = 80
 EDGE_DISK_MB = 128
 HUB_DISK_MB = 256
 INFLUX_DISK_MB = 256
-WITHOUT_HTTP = First({"INFLUXDB_HTTP_ENABLED": "false"}, "Listening for signals")
-"""InfluxDB 1.x and 2.x cut off a log that ends torn, as it does after a full disk, but go on writing where it ended
-before: whatever is written until the next start is lost with that start. Nothing can be written during a start without
-HTTP, and the next one finds a log that is whole."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +78,18 @@ def make_site(
         for part, size in sizes.items():
             disks[part] = stack.enter_context(small_disk(folder / part, size, pids(part), mount=mount))
 
-        def program(name: str, *command: str, first: First | None = None) -> Part:
+        def program(name: str, *command: str) -> Part:
             disk = disks.get(name)
             log = folder / f"{name}.log"
             limit = disk.limit if disk else lambda: None
-            return Part(name, [*command], log, first=first, on_start=limit, on_end=on_end)
+            return Part(name, [*command], log, on_start=limit, on_end=on_end)
 
         parts["equipment"], equipment_url = _equipment(folder, program)
         lines = [f'data = "{disks["hub"].folder}"', 'kit_models = "models"']
         if store == "influx":
             database = influx.made(disks["influx"].folder)
             conf = str(database.folder / "influxdb.conf")
-            parts["influx"] = program("influx", influx.program(), "-config", conf, first=WITHOUT_HTTP)
+            parts["influx"] = program("influx", influx.program(), "-config", conf)
             lines.append(f'store = "influx+{database.url}/{DATABASE}"')
         lines.append(f"[http]\nport = {free_port()}")
         port = free_port()

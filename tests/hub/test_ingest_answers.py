@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hub.ingest.probes import NS_PER_PROBE, PROBES_AT_ONCE, Probes
-from hub.ingest.replays import ASK_AGAIN_NS, MOST_ASKED, Replays
+from hub.ingest.replays import ASK_AGAIN_NS, AUDIT_NS, MOST_ASKED, Replays
 from hub.store import open_store
 from hub.store.base import TelemetryStore
 from lab_contract.errors import MessageInvalid
@@ -164,6 +164,24 @@ def test_the_same_is_asked_for_a_few_times_and_then_no_more(asking: Asking) -> N
         asking.clock.now += ASK_AGAIN_NS
         asking.status((1, 1, 5))
     assert times == MOST_ASKED
+
+
+def test_what_the_store_loses_by_itself_is_asked_for_without_anybody_starting_anything(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database server that threw away what it had confirmed says nothing of it, and edges keep batches for hours."""
+    lost = 0
+    monkeypatch.setattr(asking.store, "audit", lambda: lost)
+    asking.status((1, 1, 3))
+    asking.clock.now += AUDIT_NS
+    assert asking.ranges() == []
+    asking.status((1, 1, 8))
+    assert asking.ranges() == []
+    lost = 3
+    asking.clock.now += AUDIT_NS
+    asking.ranges()
+    asking.status((1, 1, 8))
+    assert asking.ranges() == [((4, 6),)]
 
 
 def test_an_edge_that_starts_again_is_looked_at_again(asking: Asking) -> None:

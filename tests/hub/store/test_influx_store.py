@@ -343,6 +343,71 @@ def test_another_database_is_another_store(server: Influx, tmp_path: Path) -> No
     store.close()
 
 
+def tear_logs(server: Influx) -> None:
+    """Leave each shard's newest log with the beginning of an entry, as a write does that finds the disk full."""
+    newest: dict[Path, Path] = {}
+    for log in sorted((server.folder / "wal").rglob("*.wal")):
+        newest[log.parent] = log
+    for log in newest.values():
+        with log.open("ab") as file:
+            file.write(b"\x01\x00\x00\x10\x00torn")
+
+
+@pytest.mark.parametrize("hub", ["goes on", "is started again"])
+@pytest.mark.parametrize("rows_each", [250, 12_000])
+def test_what_the_server_loses_behind_a_torn_log_is_stored_when_it_comes_again(
+    server: Influx, tmp_path: Path, hub: str, rows_each: int
+) -> None:
+    """InfluxDB 1.x repairs a torn log, writes on behind the hole, and throws that away at its next start."""
+    t = NOW + np.arange(rows_each) * (SECOND // rows_each)
+    store = opened(server.url, tmp_path)
+    batches = [frame(seq, t + seq * SECOND) for seq in range(8)]
+    batches.append(frame(8, t - 60 * 86_400 * SECOND))
+    assert store.append(batches[:2]) == [Outcome.STORED] * 2
+    server.kill()
+    tear_logs(server)
+    server.start()
+    for batch in batches[2:]:
+        assert store.append([batch]) == [Outcome.STORED]
+    assert store.audit() == 0
+    server.kill()
+    server.start()
+    if hub == "is started again":
+        store = reopened(store, tmp_path)
+    # Else this is the fault's end: nothing was thrown away, and the hub's care for it can go.
+    assert values(store, "eeg.a", NOW + 2 * SECOND, NOW + 8 * SECOND) == []
+    lost = store.audit()
+    gone = [seq for first, last in store.missing(EDGE, 1, 0, 8) for seq in range(first, last + 1)]
+    assert set(range(2, 8)) <= set(gone)
+    assert lost == len(gone)
+    outcomes = store.append(batches)
+    assert outcomes == [Outcome.STORED if seq in gone else Outcome.DUPLICATE for seq in range(9)]
+    assert store.missing(EDGE, 1, 0, 8) == []
+    for seq, batch in enumerate(batches):
+        first = int(batch.t[0])
+        assert len(values(store, "eeg.a", first, first + SECOND)) == rows_each, seq
+        assert store.statistics(KIT, ["eeg.a"], first, first + SECOND)["eeg.a"].n == rows_each
+    assert store.stats().samples == 9 * 2 * rows_each
+    assert store.audit() == lost
+    store.close()
+
+
+def test_a_server_that_loses_nothing_is_asked_for_nothing(front: Proxy, server: Influx, tmp_path: Path) -> None:
+    """A write that was cut off leaves marks of no batch, and retention deletes them: neither is a loss."""
+    store = opened(front.url, tmp_path)
+    store.append([frame(1, T), frame(2, T - 3 * 86_400 * SECOND)])
+    front.next_writes.append(Answer(502, passed_on=True))
+    with pytest.raises(StoreUnavailable):
+        store.append([frame(3, T + SECOND), frame(4, T + 7200 * SECOND)])
+    for _ in range(2):
+        assert store.append([frame(5, T + 2 * SECOND)])
+        store = reopened(store, tmp_path)
+        assert store.audit() == 0
+    store.apply_retention(NOW - 86_400 * SECOND)
+    assert server.ask('SELECT count("n") FROM "mark"', db=store._session.server.database)
+    assert reopened(store, tmp_path).audit() == 0
+
+
 def test_a_database_restored_from_a_backup_is_noticed(server: Influx, tmp_path: Path) -> None:
     """What it lacks must be asked for again, not taken for stored because the hub's own file says so."""
     store = opened(server.url, tmp_path)
