@@ -32,6 +32,8 @@ START_S = 10.0
 STOP_S = 5.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 10.0
+LAUNCHES = 3
+"""How often a broker that is killed while it starts is started again before the hub gives up."""
 STEADY_S = 30.0
 """A broker that ran this long before it died is started again at once."""
 
@@ -208,6 +210,19 @@ class NatsBroker:
             raise BrokerUnavailable(f"broker configuration refused: {_last_line(tried.stderr or tried.stdout)}")
 
     def _launch(self) -> None:
+        for attempt in range(LAUNCHES):
+            try:
+                self._launch_once()
+            except BrokerUnavailable as error:
+                # Killed from outside (by a person, for want of memory), which says nothing about the next time.
+                killed = self._process is not None and (self._process.returncode or 0) < 0
+                if not killed or attempt + 1 == LAUNCHES:
+                    raise
+                log.warning("%s; starting it again", error)
+            else:
+                return
+
+    def _launch_once(self) -> None:
         for old in self._ports.iterdir():
             old.unlink()
         start = self._log.stat().st_size if self._log.exists() else 0
@@ -228,7 +243,8 @@ class NatsBroker:
         try:
             self._wait_for(lambda: any(self._ports.iterdir()) or process.poll() is not None, "it does not listen")
             if process.poll() is not None:
-                raise BrokerUnavailable(f"the broker ended at once: {_last_line(self._said_since(start))}")
+                said = _last_line(self._said_since(start))
+                raise BrokerUnavailable(f"the broker ended at once with code {process.returncode}: {said}")
         except BrokerUnavailable:
             if process.poll() is None:
                 process.kill()

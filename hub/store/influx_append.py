@@ -41,7 +41,7 @@ def _write(session: Session, fresh: Sequence[DecodedBatch]) -> None:
         *(clock_line(kit, fact.t, fact.offset_ns, fact.uncertainty_ns) for kit, fact in facts),
     ]
     session.book.begin(points)
-    marks = Marks(number, session.mark_no)
+    marks = Marks(number, session.mark_numbers())
     computed: dict[int, dict[int, Second]] = {}
     # The number last, so that a database that has it has everything before it; in one body with little else, as
     # most appends are small.
@@ -59,7 +59,6 @@ def _write(session: Session, fresh: Sequence[DecodedBatch]) -> None:
     last = marks.lines(np.concatenate([points.samples["t"].to_numpy(), within]) if small else within)
     session.server.write(first + "".join([*told, *rolled]).encode() + last + write_line(number).encode())
     session.write_no = number
-    session.mark_no = marks.last
     _enter(session, fresh, points, number, marks.made)
     session.book.complete(points, computed)
     session.clock = newest_clock

@@ -18,22 +18,43 @@ from hub.store.influx_questions import rows_of
 from hub.store.influx_sidecar import Sidecar
 
 HOUR = 3600 * SECOND
+BLOCK = 10_000
+"""Numbers noted at once: a note is a transaction."""
+
+
+class Numbers:
+    """Numbers of marks, none given twice: the mark of a write that failed may be in the database, and would vouch for
+    another write that took its place.
+
+    A block is noted before it is used, so that numbers given before a crash are not given again.
+    """
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+        self._next = self._noted = int(sidecar.get("mark") or 0)
+
+    def take(self) -> int:
+        """The next one. Raises StoreUnavailable."""
+        if self._next == self._noted:
+            self._sidecar.put("mark", str(self._noted + BLOCK))
+            self._noted += BLOCK
+        self._next += 1
+        return self._next - 1
 
 
 class Marks:
-    """The marks of one write: `made` are their times, `last` is the number of the newest mark ever given."""
+    """The marks of one write; `made` are their times."""
 
-    def __init__(self, write_no: int, last: int) -> None:
+    def __init__(self, write_no: int, numbers: Numbers) -> None:
         self._write_no = write_no
-        self.last = last
+        self._numbers = numbers
         self.made: list[int] = []
 
     def lines(self, times: NDArray[np.int64]) -> bytes:
-        """Lines that mark a body with points at these times (UTC ns)."""
+        """Lines that mark a body with points at these times (UTC ns). Raises StoreUnavailable."""
         found: list[str] = []
         for hour in np.unique(times // HOUR).tolist():
-            self.last += 1
-            t = hour * HOUR + self.last % HOUR
+            t = hour * HOUR + self._numbers.take() % HOUR
             self.made.append(t)
             found.append(mark_line(self._write_no, t))
         return "".join(found).encode()
@@ -59,8 +80,8 @@ def lost_writes(server: Server, sidecar: Sidecar, *, whole: bool, kept_from: int
         if (hour not in there and kept_from is None) or (not whole and there.get(hour) == count):
             continue
         query = f'SELECT "n" FROM "mark" WHERE time >= {hour} AND time < {hour + HOUR}'  # noqa: S608
-        found = {int(t) for t, _ in rows_of(server, query)}
+        found = {int(t): int(write_no) for t, write_no in rows_of(server, query)}
         marks = sidecar.marks(hour, hour + HOUR)
-        lost |= {write_no for t, write_no in marks.items() if t not in found and write_no}
-        sidecar.take_marks(found - marks.keys())
+        lost |= {write_no for t, write_no in marks.items() if write_no and found.get(t) != write_no}
+        sidecar.take_marks(found.keys() - marks.keys())
     return lost

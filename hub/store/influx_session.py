@@ -20,6 +20,7 @@ from hub.store import influx_database, influx_marks, influx_questions
 from hub.store.base import ClockFact, Latest, StoreRefused, StoreUnavailable
 from hub.store.influx_client import DatabaseMissing, Server
 from hub.store.influx_lines import identity_line
+from hub.store.influx_marks import Numbers
 from hub.store.influx_points import Book
 from hub.store.influx_sidecar import Held, Sidecar
 from hub.store.options import StoreOptions
@@ -55,7 +56,8 @@ class Session:
         self.clock: dict[str, ClockFact] = {}
         self.sidecar: Sidecar | None = None
         self.store_id = ""
-        self.write_no = self.mark_no = 0
+        self.write_no = 0
+        self._numbers: Numbers | None = None
         self.samples_from: int | None = None
         self.held = Held(0, 0, None, None)
         self.bytes_on_disk = 0
@@ -155,6 +157,7 @@ class Session:
 
     def _open_sidecar(self) -> None:
         self.sidecar = Sidecar(self.path)
+        self._numbers = Numbers(self.sidecar)
         self.store_id = self.sidecar.get("store_id") or ""
         self.held = self.sidecar.held()
         for (kit, channel), latest in self.sidecar.latest().items():
@@ -166,6 +169,12 @@ class Session:
             raise StoreUnavailable(self.away or "the database was never reached")
         return self.sidecar
 
+    def mark_numbers(self) -> Numbers:
+        """Of the sidecar. Raises StoreUnavailable where there is none yet."""
+        if self._numbers is None:
+            raise StoreUnavailable(self.away or "the database was never reached")
+        return self._numbers
+
     def load(self) -> None:
         """Learn what the database has."""
         self.book = Book(self.book.collapsed)
@@ -174,7 +183,6 @@ class Session:
             self.know(kit, channel, latest)
         self.clock = influx_questions.newest_clock(self.server)
         self.held = self.ledger().held()
-        self.mark_no = max(self.mark_no, self.ledger().last_mark())
         self.bytes_on_disk = influx_database.bytes_on_disk(self.server)
 
     def know(self, kit: str, channel: str, latest: Latest) -> None:

@@ -31,8 +31,9 @@ CREATE TABLE IF NOT EXISTS ledger (
     clock_uncertainty_ns INTEGER, samples INTEGER NOT NULL, t_first INTEGER, t_last INTEGER, write_no INTEGER NOT NULL,
     PRIMARY KEY (edge, epoch, seq)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ledger_by_write ON ledger (write_no);
-CREATE TABLE IF NOT EXISTS mark (t INTEGER PRIMARY KEY, number INTEGER NOT NULL, write_no INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS mark_by_number ON mark (number);
+CREATE TABLE IF NOT EXISTS mark (
+    place INTEGER PRIMARY KEY AUTOINCREMENT, t INTEGER NOT NULL UNIQUE, write_no INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS mark_by_write ON mark (write_no);
 CREATE TABLE IF NOT EXISTS latest (
     kit TEXT NOT NULL, channel TEXT NOT NULL, t INTEGER NOT NULL, value REAL, text TEXT, quality INTEGER NOT NULL,
     PRIMARY KEY (kit, channel)) WITHOUT ROWID;
@@ -160,10 +161,6 @@ class Sidecar:
         """How many marks the database should have in each hour, by its first ns."""
         return dict(self._ask("SELECT t / ? * ? AS hour, count(*) FROM mark GROUP BY hour", (hour_ns, hour_ns)))
 
-    def last_mark(self) -> int:
-        """The number of the newest mark."""
-        return int(self._ask("SELECT coalesce(max(number), 0) FROM mark")[0][0])
-
     def take_marks(self, times: Iterable[int]) -> None:
         """Marks that the database has of a write that was cut off: they belong to no row."""
         with self.transaction() as con:
@@ -277,10 +274,8 @@ class Sidecar:
 
 
 def _mark(con: sqlite3.Connection, marks: Sequence[tuple[int, int]]) -> None:
-    ((last,),) = con.execute("SELECT coalesce(max(number), 0) FROM mark")
-    rows = [(t, last + number, write_no) for number, (t, write_no) in enumerate(marks, 1)]
-    con.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", rows)
-    con.execute("DELETE FROM mark WHERE number <= ?", (last + len(rows) - MARKS,))
+    con.executemany("INSERT OR REPLACE INTO mark (t, write_no) VALUES (?, ?)", marks)
+    con.execute("DELETE FROM mark WHERE place <= (SELECT max(place) FROM mark) - ?", (MARKS,))
 
 
 def _enter(con: sqlite3.Connection, entries: Sequence[Entry], write_no: int) -> None:

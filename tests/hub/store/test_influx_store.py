@@ -4,6 +4,7 @@ strict, or another than before. Each with Debian's real server."""
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 import uuid
 from collections import Counter
@@ -389,6 +390,47 @@ def test_what_the_server_loses_behind_a_torn_log_is_stored_when_it_comes_again(
         assert store.statistics(KIT, ["eeg.a"], first, first + SECOND)["eeg.a"].n == rows_each
     assert store.stats().samples == 9 * 2 * rows_each
     assert store.audit() == lost
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_and_restarts_in_any_order_leave_nothing_out(server: Influx, tmp_path: Path, seed: int) -> None:
+    """A mark that is given twice, or is left from a write that failed, would vouch for what is gone."""
+    rng = random.Random(seed)
+    store = opened(server.url, tmp_path)
+    batches = [frame(seq, T[:50] + seq * SECOND) for seq in range(80)]
+    sent = 0
+
+    def send_again() -> None:
+        store.audit()
+        gone = [seq for first, last in store.missing(EDGE, 1, 0, sent - 1) for seq in range(first, last + 1)]
+        for seq in rng.sample(gone, len(gone)):
+            assert store.append([batches[seq]]) == [Outcome.STORED]
+
+    while sent < len(batches):
+        match rng.choice(["send", "send", "tear", "restart", "hub", "again"]):
+            case "send":
+                for _ in range(rng.randint(1, 6)):
+                    if sent < len(batches):
+                        store.append(batches[sent : sent + 1])
+                        sent += 1
+            case "tear":
+                server.kill()
+                tear_logs(server)
+                server.start()
+            case "restart":
+                server.kill()
+                with pytest.raises(StoreUnavailable):
+                    store.append([frame(1000, T)])
+                server.start()
+            case "hub":
+                store = reopened(store, tmp_path)
+            case _ if sent:
+                send_again()
+    if sent:
+        send_again()
+    found = [len(values(store, "eeg.a", int(one.t[0]), int(one.t[0]) + SECOND)) for one in batches]
+    assert found == [50] * len(batches)
     store.close()
 
 
