@@ -48,6 +48,8 @@ interface Bucket {
 }
 
 const PLOT_HEIGHT = 168;
+/** The stream of what is sent on change. */
+const EVENTS = "events";
 const TABLE_ROWS = 12;
 
 export class Plot {
@@ -173,7 +175,9 @@ export class Plot {
 
   private settings(): uPlot.Options {
     const colour = (): string => seriesColour(this.meta.series);
-    const paths = this.stepped() ? uPlot.paths.stepped?.({ align: 1 }) : undefined;
+    // A change holds until the next one: a straight line between two would show values that never were.
+    const holds = this.stepped() || this.meta.stream === EVENTS;
+    const paths = holds ? uPlot.paths.stepped?.({ align: 1 }) : undefined;
     const series: uPlot.Series = { stroke: colour, width: 1.25, points: { show: false }, ...(paths ? { paths } : {}) };
     const axis: uPlot.Axis = {
       stroke: () => theme.colours().muted,
