@@ -57,7 +57,7 @@ async def test_sigterm_ends_it_in_order() -> None:
 async def test_a_taken_port_is_said_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = await started("plc-line", "--port", str(taken.getsockname()[1]))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             _, errors = await process.communicate()
     assert process.returncode == 1
     assert errors.decode().startswith("epip-sim plc-line: ")
