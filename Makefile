@@ -74,9 +74,9 @@ $(UV): constraints.txt
 	@touch $@
 
 $(VENV)/.demo: $(UV) pyproject.toml
-	@$(UV) pip install -q $(LOCKED) -e '.[demo]'
+	@$(UV) pip install -q --compile-bytecode $(LOCKED) -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(UV) pyproject.toml
-	@$(UV) pip install -q $(LOCKED) -e '.[dev]'
+	@$(UV) pip install -q --compile-bytecode $(LOCKED) -e '.[dev]'
 	@touch $@ $(VENV)/.demo
