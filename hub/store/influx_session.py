@@ -103,8 +103,11 @@ class Session:
         with self.writing:
             self.connect()
             with self._answering():
-                _, write_no, _ = self._meta()
-                if write_no < self.write_no:
+                store_id, write_no, _ = self._meta()
+                if store_id != self.store_id:
+                    self._connected = False
+                    self.connect()
+                elif write_no < self.write_no:
                     self._forget(self.ledger().forget_after(write_no))
                     self.write_no = write_no
                 self._audit(whole=self._doubtful)

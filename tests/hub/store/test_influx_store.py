@@ -450,6 +450,23 @@ def test_a_server_that_loses_nothing_is_asked_for_nothing(front: Proxy, server: 
     assert reopened(store, tmp_path).audit() == 0
 
 
+def test_a_database_that_was_made_anew_is_another_store(server: Influx, tmp_path: Path) -> None:
+    """Dropped and made again by somebody while the hub had nothing to write: its ledger must not vouch for it."""
+    store = opened(server.url, tmp_path)
+    batch = frame(1, T)
+    store.append([batch])
+    identity, database = store.store_id, store._session.server.database
+    server.ask(f'DROP DATABASE "{database}"')
+    server.ask(f'CREATE DATABASE "{database}"')
+    store.audit()
+    assert store.store_id not in ("", identity)
+    assert store.append([batch]) == [Outcome.STORED]
+    again = reopened(store, tmp_path)
+    assert again.store_id == store.store_id
+    assert again.append([batch]) == [Outcome.DUPLICATE]
+    again.close()
+
+
 def test_a_database_restored_from_a_backup_is_noticed(server: Influx, tmp_path: Path) -> None:
     """What it lacks must be asked for again, not taken for stored because the hub's own file says so."""
     store = opened(server.url, tmp_path)
