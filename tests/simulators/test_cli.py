@@ -57,8 +57,14 @@ async def test_sigterm_ends_it_in_order() -> None:
 async def test_a_taken_port_is_said_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = await started("plc-line", "--port", str(taken.getsockname()[1]))
-        async with asyncio.timeout(100):
-            _, errors = await process.communicate()
+        try:
+            async with asyncio.timeout(100):
+                _, errors = await process.communicate()
+        finally:
+            # The port is free again in a moment: what has not ended by then would stay.
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
     assert process.returncode == 1
     assert errors.decode().startswith("epip-sim plc-line: ")
     assert errors.count(b"\n") == 1
