@@ -6,6 +6,9 @@ import time
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+NS = 1_000_000_000
+"""Nanoseconds of a second."""
+
 
 class Clock(Protocol):
     """UTC for what is stored, a monotonic clock for what is waited for; both in nanoseconds."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 
-from hub.clock import Clock
+from hub.clock import NS, Clock
 from hub.errors import TryLater
 
-NS = 1_000_000_000
 WINDOW_S = 300
 PER_ACCOUNT = 5
 PER_ADDRESS = 30

@@ -17,12 +17,11 @@ from hub.accounts import passwords, repository
 from hub.accounts.attempts import Attempts
 from hub.accounts.models import PersonRow, SessionRow
 from hub.accounts.person import Person, Role
-from hub.clock import Clock, known_zone
+from hub.clock import NS, Clock, known_zone
 from hub.database import Database
 from hub.errors import N_, AlreadyThere, InputRefused, NotFound, SignInRefused
 from lab_contract.kit import LANGUAGES
 
-NS = 1_000_000_000
 IDLE_NS = 12 * 3600 * NS
 """A session that nobody has used for so long has ended."""
 ABSOLUTE_NS = 14 * 86_400 * NS

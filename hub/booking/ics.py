@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from hub.clock import NS
+
 MEDIA_TYPE = "text/calendar; charset=utf-8"
 PRODUCT = "-//EPIP//lab hub//EN"
 LINE_OCTETS = 75
@@ -147,7 +149,7 @@ def _event(event: Event, method: Method) -> list[str]:
 
 
 def _utc(t_ns: int) -> str:
-    return datetime.fromtimestamp(t_ns // 1_000_000_000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    return datetime.fromtimestamp(t_ns // NS, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def _uri(uri: str) -> str:

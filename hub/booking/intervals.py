@@ -87,13 +87,3 @@ def minus(a: Pairs, b: Pairs) -> list[Interval]:
 def gaps(window: tuple[int, int], busy: Pairs, at_least: int = 1) -> list[Interval]:
     """The free intervals of a window that last at least `at_least` nanoseconds."""
     return [free for free in minus([window], busy) if free.length >= at_least]
-
-
-def covers(whole: Pairs, part: tuple[int, int]) -> bool:
-    """Whether all of `part` lies in the set."""
-    return not minus([part], whole)
-
-
-def total(pairs: Pairs) -> int:
-    """Nanoseconds that lie in the set; what overlaps counts once."""
-    return sum(interval.length for interval in union(pairs))

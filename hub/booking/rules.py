@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
 
-from hub.booking.intervals import Interval, minus
+from hub.booking.intervals import Interval, minus, union
 from hub.booking.zones import DAY, EARLIEST, HOUR, LATEST, MINUTE, days, start_of_day, stretches, to_wall
 from hub.clock import known_zone
 from hub.errors import N_, InputRefused
@@ -244,7 +244,7 @@ def teaching(policy: Policy, start_ns: int, end_ns: int, *, but_holidays: bool =
 
     An hour that the clocks repeat counts twice, one that they skip not at all. Without holidays, unless told.
     """
-    found: list[Interval] = []
+    found: list[tuple[int, int]] = []
     for piece in stretches(start_ns, end_ns, policy.zone):
         first = (piece.start_ns + piece.offset_ns) // DAY
         last = (piece.end_ns + piece.offset_ns - 1) // DAY
@@ -256,13 +256,9 @@ def teaching(policy: Policy, start_ns: int, end_ns: int, *, but_holidays: bool =
             for opens, closes in ranges:
                 start = max(piece.start_ns, midnight + opens * MINUTE)
                 end = min(piece.end_ns, midnight + closes * MINUTE)
-                if start >= end:
-                    continue
-                if found and found[-1].end == start:
-                    found[-1] = Interval(found[-1].start, end)
-                else:
-                    found.append(Interval(start, end))
-    return found
+                if start < end:
+                    found.append((start, end))
+    return union(found)
 
 
 def earliest_start(policy: Policy, now_ns: int) -> int:

@@ -12,9 +12,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from hub.clock import NS
 from hub.errors import N_, HubError
 
-NS = 1_000_000_000
 MINUTE = 60 * NS
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR

@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-NS = 1_000_000_000
+from hub.clock import NS
 
 
 class CertificateUnusable(Exception):

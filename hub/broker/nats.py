@@ -115,7 +115,7 @@ class NatsBroker:
         self._write(self._config.name, self._server(USERS_FILE))
         self._check(self._config)
         self._tail.start()
-        self._launch()
+        self._launch_first()
         self._watcher = threading.Thread(target=self._watch, name="broker watch", daemon=True)
         self._watcher.start()
 
@@ -209,20 +209,19 @@ class NatsBroker:
         if tried.returncode != 0:
             raise BrokerUnavailable(f"broker configuration refused: {_last_line(tried.stderr or tried.stdout)}")
 
-    def _launch(self) -> None:
-        for attempt in range(LAUNCHES):
+    def _launch_first(self) -> None:
+        """Launch, again where the broker is killed from outside meanwhile, which says nothing about the next time."""
+        for left in reversed(range(LAUNCHES)):
             try:
-                self._launch_once()
+                self._launch()
             except BrokerUnavailable as error:
-                # Killed from outside (by a person, for want of memory), which says nothing about the next time.
-                killed = self._process is not None and (self._process.returncode or 0) < 0
-                if not killed or attempt + 1 == LAUNCHES:
+                if not left or self._process is None or (self._process.returncode or 0) >= 0:
                     raise
                 log.warning("%s; starting it again", error)
             else:
                 return
 
-    def _launch_once(self) -> None:
+    def _launch(self) -> None:
         for old in self._ports.iterdir():
             old.unlink()
         start = self._log.stat().st_size if self._log.exists() else 0

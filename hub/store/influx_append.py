@@ -13,7 +13,7 @@ import numpy as np
 from hub.store import influx_questions
 from hub.store.base import SECOND, DecodedBatch, DecodedGaps, Latest, Outcome
 from hub.store.columns import clock_facts
-from hub.store.influx_lines import LINES, clock_line, gap_line, sample_bodies, write_line
+from hub.store.influx_lines import LINES, clock_line, gap_line, sample_bodies, time_of, write_line
 from hub.store.influx_marks import Marks
 from hub.store.influx_points import Points, Second
 from hub.store.influx_session import Session
@@ -41,23 +41,20 @@ def _write(session: Session, fresh: Sequence[DecodedBatch]) -> None:
         *(clock_line(kit, fact.t, fact.offset_ns, fact.uncertainty_ns) for kit, fact in facts),
     ]
     session.book.begin(points)
-    marks = Marks(number, session.mark_numbers())
+    marks = Marks(number, session.ledger())
     computed: dict[int, dict[int, Second]] = {}
     # The number last, so that a database that has it has everything before it; in one body with little else, as
     # most appends are small.
     small = points.samples.num_rows <= LINES and not points.unknown
-    samples = sample_bodies(points.samples, session.book.series, points.twins, *(() if small else (marks.lines,)))
+    samples = sample_bodies(points.samples, session.book.series, points.twins, None if small else marks.lines)
     first = next(samples, b"") if small else b""
     session.server.write_all(samples)
     if points.unknown:
         computed = _compute(session, points)
-    rolled = [line for part in (points.known, computed) for line in session.book.rollup_lines(part)]
-    times = [second.t for part in (points.known, computed) for of_one in part.values() for second in of_one.values()]
-    times += [gap.t_from for batch in fresh if isinstance(batch, DecodedGaps) for gap in batch.gaps]
-    times += [fact.t for _, fact in facts]
-    within = np.array(times, dtype=np.int64)
-    last = marks.lines(np.concatenate([points.samples["t"].to_numpy(), within]) if small else within)
-    session.server.write(first + "".join([*told, *rolled]).encode() + last + write_line(number).encode())
+    lines = [*told, *(line for part in (points.known, computed) for line in session.book.rollup_lines(part))]
+    times = np.array([time_of(line) for line in lines], dtype=np.int64)
+    last = marks.lines(np.concatenate([points.samples["t"].to_numpy(), times]) if small else times)
+    session.server.write(first + "".join(lines).encode() + last + write_line(number).encode())
     session.write_no = number
     _enter(session, fresh, points, number, marks.made)
     session.book.complete(points, computed)

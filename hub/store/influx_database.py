@@ -18,6 +18,8 @@ from hub.store.influx_lines import identifier, literal
 from hub.store.options import StoreOptions
 
 DAY_S = 86_400
+FOR_EVER = 0
+"""As servers write a retention without an end."""
 META = 'SELECT last("store_id"), last("write"), last("samples_from") FROM "meta"'
 
 
@@ -34,7 +36,7 @@ def found(server: Server, collapsed: int) -> StoreFacts:
     """What the server and its database are, asked anew; `collapsed` points were written again."""
     version = server.ping()
     try:
-        may, kept = permissions(server), retention(server)
+        may, (kept, _) = permissions(server), retention(server)
         detail = f"{collapsed} points written again" if collapsed else ""
     except DatabaseMissing:
         may, kept, detail = "unknown", "none yet", "the database is missing; the hub makes it where that is allowed"
@@ -87,21 +89,25 @@ def _make(server: Server, org: str | None, retention_days: int | None) -> None:
         _post(server, "/api/v3/configure/database", body)
 
 
-def retention(server: Server) -> str:
-    """The database's own retention, for people. Raises StoreUnavailable."""
+def retention(server: Server) -> tuple[str, int | None]:
+    """The database's own retention: for people, and in ns, FOR_EVER, or None where nobody knows.
+
+    Raises StoreUnavailable.
+    """
     if server.major == 1:
         (policies,) = server.query(f"SHOW RETENTION POLICIES ON {identifier(server.database)}", anywhere=True)
         told = [dict(zip(policies.columns, row, strict=True)) for row in policies.rows]
         default = next((one for one in told if one.get("default")), None)
         if default is None:
-            return "no default retention policy"
-        duration = default["duration"]
-        return f"{default['name']}: " + ("for ever" if duration in ("0s", "0") else duration)
+            return "no default retention policy", None
+        hours = re.fullmatch(r"(?:(\d+)h0m)?0s", default["duration"])
+        kept = None if hours is None else int(hours[1] or 0) * 3600 * SECOND
+        return f"{default['name']}: {default['duration'] if kept != FOR_EVER else 'for ever'}", kept
     if server.major == 2:
         bucket = _first(server, "/api/v2/buckets", {"name": server.database}, "buckets", missing={})
         seconds = sum(int(rule.get("everySeconds", 0)) for rule in bucket.get("retentionRules", ()))
-        return f"{seconds // DAY_S} days" if seconds else "for ever"
-    return "by the database's own retention period"
+        return f"{seconds // DAY_S} days" if seconds else "for ever", seconds * SECOND
+    return "by the database's own retention period", None
 
 
 def kept_from(server: Server, now_ns: int) -> int | None:
@@ -109,19 +115,13 @@ def kept_from(server: Server, now_ns: int) -> int | None:
 
     Raises StoreUnavailable.
     """
-    if server.major > 2:
-        return None
     try:
-        told = retention(server).rpartition(": ")[2]
+        _, kept = retention(server)
     except Forbidden:
         return None
-    days = re.fullmatch(r"(\d+) days", told)
-    hours = re.fullmatch(r"(\d+)h0m0s", told)
-    if told == "for ever":
-        return -(1 << 62)
-    if days is not None:
-        return now_ns - int(days[1]) * DAY_S * SECOND
-    return now_ns - int(hours[1]) * 3600 * SECOND if hours is not None else None
+    if kept == FOR_EVER:
+        return 0
+    return None if kept is None else now_ns - kept
 
 
 def permissions(server: Server) -> str:

@@ -63,7 +63,7 @@ def sample_bodies(
     samples: pa.Table,
     series: Sequence[tuple[str, str]],
     twins: NDArray[np.int64] | None = None,
-    mark: Callable[[NDArray[np.int64]], bytes] = lambda _times: b"",
+    mark: Callable[[NDArray[np.int64]], bytes] | None = None,
 ) -> Iterator[bytes]:
     """The lines of samples in bodies of LINES, made as they are asked for, each with the lines that `mark` has for its
     times.
@@ -73,7 +73,7 @@ def sample_bodies(
         part = samples.slice(first, SLICE)
         t = part["t"].to_numpy()
         for number, body in enumerate(bodies(sample_lines(part, series, some))):
-            yield body + mark(t[number * LINES : (number + 1) * LINES])
+            yield body if mark is None else body + mark(t[number * LINES : (number + 1) * LINES])
 
 
 def sample_lines(
@@ -188,6 +188,11 @@ def _fields(fields: Mapping[str, str]) -> str:
 def identity_line(store_id: str) -> str:
     """The store's id: it belongs to the database, not to the hub."""
     return f"meta store_id={text(store_id)} {META_NS}\n"
+
+
+def time_of(line: str) -> int:
+    """The time (UTC ns) at the end of a line."""
+    return int(line[line.rindex(" ") + 1 :])
 
 
 def mark_line(number: int, t: int) -> str:

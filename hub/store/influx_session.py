@@ -19,8 +19,8 @@ from typing import TypeVar
 from hub.store import influx_database, influx_marks, influx_questions
 from hub.store.base import ClockFact, Latest, StoreRefused, StoreUnavailable
 from hub.store.influx_client import DatabaseMissing, Server
+from hub.store.influx_database import kept_from
 from hub.store.influx_lines import identity_line
-from hub.store.influx_marks import Numbers
 from hub.store.influx_points import Book
 from hub.store.influx_sidecar import Held, Sidecar
 from hub.store.options import StoreOptions
@@ -57,7 +57,6 @@ class Session:
         self.sidecar: Sidecar | None = None
         self.store_id = ""
         self.write_no = 0
-        self._numbers: Numbers | None = None
         self.samples_from: int | None = None
         self.held = Held(0, 0, None, None)
         self.bytes_on_disk = 0
@@ -95,35 +94,39 @@ class Session:
             self.samples_from = samples_from
             self.write_no = write_no
             self.load()
+            self._compare()
             self._connected = True
-            self._audit(whole=True)
 
     def audit(self) -> None:
         """Look whether the database still has what was written; forget the batches of which it has not all."""
         with self.writing:
             self.connect()
             with self._answering():
-                store_id, write_no, _ = self._meta()
-                if store_id != self.store_id:
-                    self._connected = False
-                    self.connect()
-                elif write_no < self.write_no:
-                    self._forget(self.ledger().forget_after(write_no))
-                    self.write_no = write_no
-                self._audit(whole=self._doubtful)
+                self._compare()
 
-    def _audit(self, *, whole: bool) -> None:
-        kept_from = influx_database.kept_from(self.server, self._time_ns())
-        lost = influx_marks.lost_writes(self.server, self.ledger(), whole=whole, kept_from=kept_from)
+    def _compare(self) -> None:
+        """Ledger and database, by the number of the last write and by the marks of all."""
+        store_id, write_no, _ = self._meta()
+        if store_id != self.store_id:
+            self._connected = False
+            self.connect()
+            return
+        ledger = self.ledger()
+        count = 0
+        if int(ledger.get("write") or 0) > write_no:
+            count = ledger.forget_after(write_no)
+            self.write_no = write_no
+        lost = influx_marks.lost_writes(
+            self.server, ledger, whole=self._doubtful, kept_from=lambda: kept_from(self.server, self._time_ns())
+        )
         if lost:
-            self._forget(self.ledger().forget_writes(lost))
+            count += ledger.forget_writes(lost)
+        if count:
+            log.error("InfluxDB lacks what it had confirmed: %d batches are forgotten, edges are asked for them", count)
+            self.forgotten += count
+            self.latest = {}
+            self.load()
         self._doubtful = False
-
-    def _forget(self, count: int) -> None:
-        self.forgotten += count
-        log.error("InfluxDB has lost what it had confirmed: %d batches are forgotten, edges are asked for them", count)
-        self.latest = {}
-        self.load()
 
     def _meta(self) -> tuple[str, int, int | None]:
         rows = influx_questions.rows_of(self.server, influx_database.META)
@@ -147,11 +150,6 @@ class Session:
         new = sidecar.get("store_id") is None
         if new:
             sidecar.put("store_id", store_id)
-        elif int(sidecar.get("write") or 0) > write_no:
-            count = sidecar.forget_after(write_no)
-            self.latest = {}
-            self.forgotten += count
-            log.warning("the database is older than its ledger: %d batches are not in it and are forgotten", count)
         self.store_id = store_id
         if new and write_no:
             # The ledger is lost, not the samples.
@@ -160,7 +158,6 @@ class Session:
 
     def _open_sidecar(self) -> None:
         self.sidecar = Sidecar(self.path)
-        self._numbers = Numbers(self.sidecar)
         self.store_id = self.sidecar.get("store_id") or ""
         self.held = self.sidecar.held()
         for (kit, channel), latest in self.sidecar.latest().items():
@@ -171,12 +168,6 @@ class Session:
         if self.sidecar is None:
             raise StoreUnavailable(self.away or "the database was never reached")
         return self.sidecar
-
-    def mark_numbers(self) -> Numbers:
-        """Of the sidecar. Raises StoreUnavailable where there is none yet."""
-        if self._numbers is None:
-            raise StoreUnavailable(self.away or "the database was never reached")
-        return self._numbers
 
     def load(self) -> None:
         """Learn what the database has."""
@@ -233,7 +224,7 @@ class Session:
                 self.connect()
                 with self._answering():
                     if self._doubtful:
-                        self._audit(whole=True)
+                        self._compare()
                     yield
             except StoreUnavailable as error:
                 self.failures += 1

@@ -23,6 +23,8 @@ HALF = 1 << 63
 MARKS = 100_000
 """How many are remembered, the newest. Only what stands in the server's write-ahead log can be lost, which it writes
 into its files from 25 MB on and after ten minutes without a write: fewer writes than this."""
+MARK_BLOCK = 10_000
+"""Numbers of marks noted at once: a note is a transaction."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger (
@@ -89,6 +91,7 @@ class Sidecar:
             except BaseException:
                 self._con.close()
                 raise
+        self._mark_next = self._mark_noted = int(self.get("mark") or 0)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -152,6 +155,17 @@ class Sidecar:
         """The newest value of each (kit, channel)."""
         rows = self._ask("SELECT kit, channel, t, value, text, quality FROM latest")
         return {(kit, channel): Latest(*one) for kit, channel, *one in rows}
+
+    def mark_number(self) -> int:
+        """A number for a mark, never given twice: the mark of a write that failed may be in the database, and would
+        vouch for another write that took its place. A block is noted before it is used, so that this outlasts a crash.
+        """
+        with self._lock:
+            if self._mark_next == self._mark_noted:
+                self.put("mark", str(self._mark_noted + MARK_BLOCK))
+                self._mark_noted += MARK_BLOCK
+            self._mark_next += 1
+            return self._mark_next - 1
 
     def marks(self, t0: int, t1: int) -> dict[int, int]:
         """The marks that the database should have in a window: the number of the write by time."""

@@ -38,7 +38,7 @@ QUIET_S = 1.5
 """So long nothing new is sent before the line counts as drained: a batch is gathered for 0.25 s."""
 AUDIT_S = AUDIT_NS / 1e9 + 2 * STATUS_S
 """The same where a database server may have lost what it confirmed: the hub looks, and asks at a status of the edge."""
-LOST = re.compile(r"(\d+) batches (?:are not in it and )?are forgotten")
+LOST = re.compile(r"(\d+) batches are forgotten")
 ALL_TIME = (0, 2**62)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from hub.store.base import TelemetryStore
+from tests.influx import Influx, influxd
+from tests.influx_proxy import Proxy, proxy
 from tests.stores import PLACES, Place
 
 _numbers = count(1)
@@ -32,3 +34,17 @@ def store(place: Place) -> Iterator[TelemetryStore]:
 def new_kit() -> Callable[[], str]:
     """Ids of kits that no store has heard of: cheaper than a fresh store for each of many examples."""
     return lambda: f"kit-{next(_numbers)}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
+    """An InfluxDB for one file: its tests stop and kill it."""
+    with influxd(tmp_path_factory.mktemp("influx")) as running:
+        yield running
+
+
+@pytest.fixture
+def front(server: Influx) -> Iterator[Proxy]:
+    """A proxy before it, which answers in its place where it is told to."""
+    with proxy(server.port) as running:
+        yield running
